@@ -1,0 +1,1 @@
+"""What a model is, to training and serving alike."""

@@ -1,0 +1,212 @@
+"""Bundles on disk: written once, content-addressed, verified before use.
+
+A bundle is a directory; `manifest.json` holds the sha256 of every other file, and its own sha256
+is the bundle's digest. Nothing in it is executable: no pickle, arrays are read with
+`allow_pickle=False`. Publishing writes beside the target and renames, so that a reader sees the
+whole bundle or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from models.conformal import CalibrationError, ConformalTest
+from models.detectors import DETECTORS
+from models.manifest import Manifest
+
+MANIFEST = "manifest.json"
+GRAPH = "ensemble.onnx"
+WEIGHTS = "weights.safetensors"
+CALIBRATION = "calibration.npz"
+GOLDEN = "golden.npz"
+REQUIRED = (GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The self-test: images as they would be sent, and the member logits they must give.
+
+    Attributes:
+        images: uint8 [n, H, W, C].
+        logits: float32 [n, M, K].
+    """
+
+    images: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: its directory.
+        digest: sha256 of its manifest, 64 hexadecimal digits.
+        manifest: the parsed manifest.
+        tests: a conformal test for every detector.
+        golden: inputs and expected answers.
+    """
+
+    path: Path
+    digest: str
+    manifest: Manifest
+    tests: Mapping[str, ConformalTest]
+    golden: Golden
+
+
+def resolve(path: Path) -> Path:
+    """The bundle's directory: `path` itself, or its highest version if it holds versions.
+
+    Raises:
+        BundleError: there is no bundle.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    versions = [child.parent for child in path.glob(f"*/{MANIFEST}")] if path.is_dir() else []
+    if not versions:
+        raise BundleError(f"{path}: no bundle here ({MANIFEST} is missing)")
+    return max(versions, key=lambda version: (_number(version.name), version.name))
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isdecimal() else -1
+
+
+def load(path: Path) -> Bundle:
+    """Read the bundle at `path` and verify every file of it.
+
+    Raises:
+        BundleError: a file is missing, unlisted, altered or unreadable.
+    """
+    root = resolve(path)
+    manifest, digest = read_manifest(root)
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{root / MANIFEST}: lists no {name}")
+    present = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+    for name in sorted(present - set(manifest.files) - {MANIFEST}):
+        raise BundleError(f"{root / name}: not listed in {MANIFEST}")
+    for name, expected in manifest.files.items():
+        file = root / name
+        if not file.is_file():
+            raise BundleError(f"{file}: missing, though listed in {MANIFEST}")
+        if (actual := sha256(file)) != expected:
+            raise BundleError(f"{file}: sha256 is {actual}, {MANIFEST} says {expected}")
+    return Bundle(root, digest, manifest, _read_tests(root, manifest), _read_golden(root, manifest))
+
+
+def read_manifest(root: Path) -> tuple[Manifest, str]:
+    """Parse `manifest.json` in `root`; returns it with its sha256.
+
+    Raises:
+        BundleError: it is unreadable or does not fit the schema.
+    """
+    file = root / MANIFEST
+    try:
+        content = file.read_bytes()
+        return Manifest.model_validate_json(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise BundleError(f"{file}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise BundleError(f"{file}: {where}: {first['msg']}") from error
+
+
+def publish(source: Path, manifest: Manifest, target: Path) -> str:
+    """Publish the files of `source` as the bundle `target`, atomically, replacing an older one.
+
+    `manifest.files` is filled in here. Returns the bundle's digest.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(source, stage, dirs_exist_ok=True)
+        files = sorted(file for file in stage.rglob("*") if file.is_file())
+        digests = {str(file.relative_to(stage)): sha256(file) for file in files}
+        complete = manifest.model_copy(update={"files": digests})
+        content = complete.model_dump_json(indent=1).encode() + b"\n"
+        (stage / MANIFEST).write_bytes(content)
+        for file in stage.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        stage.chmod(0o755)
+        if target.exists():
+            discarded = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+            os.replace(target, discarded / "old")
+            os.replace(stage, target)
+            shutil.rmtree(discarded)
+        else:
+            os.replace(stage, target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except KeyError as error:
+        raise BundleError(f"{file}: {error.args[0]}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{file}: not a readable array archive ({error})") from error
+
+
+def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
+    file = root / CALIBRATION
+    if manifest.calibration.score not in DETECTORS:
+        known = ", ".join(DETECTORS)
+        raise BundleError(
+            f"{root / MANIFEST}: unknown score {manifest.calibration.score!r}, known are {known}"
+        )
+    arrays = _read_arrays(file, tuple(DETECTORS))
+    tests = {}
+    for name, scores in arrays.items():
+        if scores.shape != (manifest.calibration.size,):
+            raise BundleError(
+                f"{file}: {name} has shape {scores.shape}, "
+                f"{MANIFEST} says {manifest.calibration.size}"
+            )
+        try:
+            tests[name] = ConformalTest.fit(scores.astype(np.float64))
+        except CalibrationError as error:
+            raise BundleError(f"{file}: {name}: {error}") from error
+    return tests
+
+
+def _read_golden(root: Path, manifest: Manifest) -> Golden:
+    file = root / GOLDEN
+    arrays = _read_arrays(file, ("images", "logits"))
+    images, logits = arrays["images"], arrays["logits"]
+    channels, height, width = manifest.input.shape
+    count = len(images)
+    expected_images = (count, height, width, channels)
+    expected_logits = (count, manifest.members.count, len(manifest.labels))
+    if images.shape != expected_images or logits.shape != expected_logits or count == 0:
+        raise BundleError(
+            f"{file}: shapes {images.shape} and {logits.shape}, "
+            f"expected {expected_images} and {expected_logits}"
+        )
+    return Golden(images.astype(np.uint8, casting="safe"), logits.astype(np.float32))

@@ -1,0 +1,138 @@
+"""The bundle's manifest: what the model is, where it came from and what was measured of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from models.policy import Policy
+from models.preprocessing import InputSpec
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+Role = Literal["train", "validation", "calibration", "test", "ood", "shift"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NetworkSpec(_Record):
+    """Arguments of `models.networks.build`, and D, the weights of one member."""
+
+    name: str
+    channels: tuple[int, ...]
+    kernel: int
+    hidden: tuple[int, ...]
+    activation: str
+    num_weights: int = Field(gt=0)
+
+
+class Members(_Record):
+    """Which posterior samples are served: member m is sample `samples[m]` of chain `chains[m]`.
+
+    `group` is the number of members that the graph evaluates together.
+    """
+
+    count: int = Field(gt=0)
+    group: int = Field(gt=0)
+    chains: tuple[int, ...]
+    samples: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _one_entry_a_member(self) -> Self:
+        if not len(self.chains) == len(self.samples) == self.count:
+            raise ValueError("members need one chain and one sample each")
+        return self
+
+
+class PosteriorSpec(_Record):
+    """U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) + Σ_l ‖θ_l‖²/(2σ_l²), sampled at exp(−U/T); T = 1 is Bayes."""
+
+    num_data: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    prior_std: dict[str, float]
+
+
+class DataSource(_Record):
+    """One data set and what it was used for; `sha256` is that of its images and labels."""
+
+    name: str
+    part: str
+    role: Role
+    size: int
+    sha256: Digest
+
+
+class Check(_Record):
+    """One quantity of the sampler, and the bounds in which it passes."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value lies within its bounds."""
+        above = self.low is None or self.value >= self.low
+        return above and (self.high is None or self.value <= self.high)
+
+
+class Verdict(_Record):
+    """Whether the sampler was at equilibrium: `verified` only if every check passed."""
+
+    checks: dict[str, Check]
+
+    @property
+    def verified(self) -> bool:
+        """Whether there are checks and all passed."""
+        return bool(self.checks) and all(check.passed for check in self.checks.values())
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the checks that did not pass."""
+        return tuple(name for name, check in self.checks.items() if not check.passed)
+
+
+class CalibrationSpec(_Record):
+    """How `calibration.npz` was made: n random held-out images; `score` raises the OOD flag."""
+
+    size: int = Field(gt=0)
+    seed: int
+    score: str
+
+
+class Manifest(_Record):
+    """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Name
+    labels: tuple[str, ...] = Field(min_length=2)
+    input: InputSpec
+    network: NetworkSpec
+    members: Members
+    posterior: PosteriorSpec
+    sampler: dict[str, Any]
+    data: tuple[DataSource, ...]
+    verdict: Verdict
+    calibration: CalibrationSpec
+    policies: dict[Name, Policy] = Field(min_length=1)
+    results: dict[str, Any]
+    libraries: dict[str, str]
+    files: dict[str, Digest]
+
+    @model_validator(mode="after")
+    def _has_default_policy(self) -> Self:
+        if "default" not in self.policies:
+            raise ValueError('policies must contain "default"')
+        return self
+
+    @property
+    def maximum_entropy(self) -> float:
+        """Ln K, the largest entropy of K classes, in nats."""
+        return math.log(len(self.labels))

@@ -1,0 +1,73 @@
+"""How sure an ensemble is, and why not: entropies of member probabilities, in nats.
+
+With member probabilities p_m = softmax(logits_m) and p̄ = mean_m p_m,
+
+    predictive entropy  H[p̄]              total
+    expected entropy    mean_m H[p_m]      aleatoric: the members agree that the image is ambiguous
+    mutual information  H[p̄] − mean_m H[p_m] ≥ 0   epistemic: the members disagree
+
+(Depeweg et al. 2018, arXiv 1710.07283). Probabilities are averaged, never logits or
+log-probabilities: a geometric mean over members is no predictive distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ensemble says of B images.
+
+    Attributes:
+        probabilities: p̄, [B, K]; each row sums to 1, so its maximum is at least 1/K.
+        predictive_entropy: H[p̄], [B], nats, at most ln K.
+        expected_entropy: mean over members of H[p_m], [B], nats.
+        mutual_information: their difference, [B], nats, never negative.
+        members: M, the number of members that were averaged.
+    """
+
+    probabilities: Array
+    predictive_entropy: Array
+    expected_entropy: Array
+    mutual_information: Array
+    members: int
+
+
+def softmax(logits: NDArray[np.floating]) -> Array:
+    """Softmax over the last axis, in double precision."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    exponential = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    result: Array = exponential / exponential.sum(axis=-1, keepdims=True)
+    return result
+
+
+def entropy(probabilities: Array) -> Array:
+    """H[p] = −Σ_k p_k ln p_k over the last axis, in nats, with 0 ln 0 = 0."""
+    logarithm = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
+    result: Array = -(probabilities * logarithm).sum(axis=-1)
+    return np.maximum(result, 0.0)
+
+
+def summarise(logits: NDArray[np.floating]) -> Prediction:
+    """Average the members' probabilities and split the uncertainty.
+
+    Args:
+        logits: member logits [B, M, K].
+    """
+    member_probabilities = softmax(logits)
+    probabilities = member_probabilities.mean(axis=1)
+    total = entropy(probabilities)
+    expected = np.minimum(entropy(member_probabilities).mean(axis=1), total)
+    return Prediction(
+        probabilities=probabilities,
+        predictive_entropy=total,
+        expected_entropy=expected,
+        mutual_information=total - expected,
+        members=member_probabilities.shape[1],
+    )

@@ -1,0 +1,274 @@
+"""`python -m training`: a whole run, or one stage of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.bundle import BundleError, load, read_manifest, resolve
+from models.manifest import Verdict
+from models.networks import NetworkError
+from training import chains, data
+from training import recipe as recipes
+from training.baselines import run_baselines
+from training.checkpoint import ChainError, path_of
+from training.export import ExportError
+from training.posterior import PriorError
+from training.run import Run, RunError
+
+app = typer.Typer(
+    help="Draw an ensemble of network weights from the Bayesian posterior, and publish it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or path of a .toml file.")]
+RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with data sets; GATE_DATA_DIR, or a cache folder, by default."),
+]
+Out = Annotated[Path | None, typer.Option(help="Run directory; runs/RECIPE by default.")]
+Chains = Annotated[
+    int | None, typer.Option(min=1, help="Number of chains, instead of the recipe's.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed, instead of the recipe's.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Chains run side by side; all cores.")]
+
+FAILURES = (
+    BundleError,
+    ExportError,
+    NetworkError,
+    PriorError,
+    RunError,
+    ChainError,
+    data.DataError,
+    recipes.RecipeError,
+)
+
+
+def main() -> None:
+    """Run the command line; failures are one line on stderr and exit code 1."""
+    try:
+        app()
+    except FAILURES as failure:
+        typer.echo(f"error: {failure}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command resumes", err=True)
+        sys.exit(130)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    data_dir: DataDir = None,
+    out: Out = None,
+    chains: Chains = None,
+    seed: Seed = None,
+    workers: Workers = None,
+) -> None:
+    """Do everything: sample, diagnose, export, calibrate, evaluate, publish."""
+    current = _create(recipe, data_dir, out, chains, seed)
+    _sample(current, workers)
+    _diagnose(current)
+    _export(current)
+    _calibrate(current)
+    _evaluate(current)
+    _publish(current)
+
+
+@app.command()
+def sample(
+    recipe: RecipeName,
+    data_dir: DataDir = None,
+    out: Out = None,
+    chains: Chains = None,
+    seed: Seed = None,
+    workers: Workers = None,
+) -> None:
+    """Draw posterior samples; resumes a run that was stopped."""
+    _sample(_create(recipe, data_dir, out, chains, seed), workers)
+
+
+@app.command()
+def diagnose(run: RunPath, data_dir: DataDir = None) -> None:
+    """Judge the chains: temperature, R-hat, effective draws; exit code 3 if they do not pass."""
+    if not _diagnose(_open(run, data_dir)).verified:
+        raise typer.Exit(3)
+
+
+@app.command()
+def export(run: RunPath, data_dir: DataDir = None) -> None:
+    """Write the ensemble graph, and compare it with torch."""
+    _export(_open(run, data_dir))
+
+
+@app.command()
+def calibrate(run: RunPath, data_dir: DataDir = None) -> None:
+    """Score the held-out calibration images."""
+    _calibrate(_open(run, data_dir))
+
+
+@app.command()
+def evaluate(run: RunPath, data_dir: DataDir = None) -> None:
+    """Measure quality on the test set, and on unfamiliar sets."""
+    _evaluate(_open(run, data_dir))
+
+
+@app.command()
+def publish(run: RunPath, data_dir: DataDir = None) -> None:
+    """Write the report and publish the bundle."""
+    _publish(_open(run, data_dir))
+
+
+@app.command()
+def baselines(
+    run: RunPath,
+    data_dir: DataDir = None,
+    members: Annotated[int, typer.Option(min=1, help="Networks in the deep ensemble.")] = 32,
+    workers: Workers = None,
+) -> None:
+    """Train a deep ensemble at the run's cost, and judge it and its single networks alike."""
+    current = _open(run, data_dir)
+    with _progress() as follow:
+        results = run_baselines(current, members, workers, follow)
+    _show_quality({name: result["test"] for name, result in results.items()})
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="Run directory or bundle.")]) -> None:
+    """Print what a run directory or a bundle holds, verifying a bundle's files."""
+    if (path / "recipe.json").exists():
+        _inspect_run(path)
+        return
+    bundle = load(path)
+    manifest = bundle.manifest
+    console.print(f"{manifest.name} {manifest.version}  sha256:{bundle.digest}")
+    console.print(
+        f"{manifest.members.count} members, {manifest.network.num_weights:,} weights each"
+    )
+    console.print(f"labels: {', '.join(manifest.labels)}")
+    for part in manifest.data:
+        console.print(f"{part.role}: {part.name} {part.part}, {part.size:,} images")
+    _show_verdict(manifest.verdict)
+    _show_quality({"ensemble": manifest.results["test"]})
+
+
+def _create(
+    name: str, data_dir: Path | None, out: Path | None, chains: int | None, seed: int | None
+) -> Run:
+    recipe = recipes.load(name)
+    if chains is not None:
+        recipe = recipes.change(recipe, {"sampler": {"chains": chains}})
+    if seed is not None:
+        recipe = recipes.change(recipe, {"seed": seed})
+    return Run.create(recipe, out or Path("runs") / recipe.name, data.data_directory(data_dir))
+
+
+def _open(path: Path, data_dir: Path | None) -> Run:
+    return Run.open(path, data.data_directory(data_dir))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[chains.Progress], None]]:
+    """A bar for each chain, with the epochs done and the time left."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, NLL {task.fields[nll]}"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bars:
+        tasks: dict[int, Any] = {}
+
+        def follow(step: chains.Progress) -> None:
+            if step.chain not in tasks:
+                tasks[step.chain] = bars.add_task(
+                    f"chain {step.chain}", total=step.epochs, completed=step.epoch - 1, nll=""
+                )
+            bars.update(tasks[step.chain], completed=step.epoch, nll=f"{step.nll:.4f}")
+
+        yield follow
+
+
+def _sample(run: Run, workers: int | None) -> None:
+    with _progress() as follow:
+        run.sample(workers, follow)
+    console.print(f"samples in {run.path / 'chains'}")
+
+
+def _diagnose(run: Run) -> Verdict:
+    verdict = run.diagnose()
+    _show_verdict(verdict)
+    return verdict
+
+
+def _export(run: Run) -> None:
+    console.print(f"ensemble graph: onnxruntime and torch differ by {run.export():.1e} at most")
+
+
+def _calibrate(run: Run) -> None:
+    run.calibrate()
+    console.print(f"calibrated on {run.recipe.data.calibration:,} random held-out images")
+
+
+def _evaluate(run: Run) -> None:
+    _show_quality({"ensemble": run.evaluate()["test"]})
+
+
+def _publish(run: Run) -> None:
+    path = run.publish()
+    _, digest = read_manifest(path)
+    console.print(f"published {path}  sha256:{digest}", soft_wrap=True)
+
+
+def _inspect_run(path: Path) -> None:
+    run = Run.open(path, data.data_directory(None))
+    sampler = run.recipe.sampler
+    console.print(f"run of {run.recipe.name}: {sampler.chains} chains × {sampler.samples} samples")
+    for chain in range(sampler.chains):
+        file = path_of(path, chain)
+        console.print(f"{file}: {'present' if file.exists() else 'not begun'}")
+    for name in ("diagnostics.json", "evaluation.json"):
+        console.print(f"{name}: {'present' if (path / name).exists() else 'missing'}")
+    if (diagnostics := path / "diagnostics.json").exists():
+        _show_verdict(Verdict.model_validate(json.loads(diagnostics.read_text())["verdict"]))
+    if run.published.exists():
+        console.print(f"published: {resolve(run.published)}")
+
+
+def _show_verdict(verdict: Verdict) -> None:
+    table = Table("check", "value", "accepted", "")
+    for name, check in verdict.checks.items():
+        low = "" if check.low is None else f"{check.low:g} ≤"
+        high = "" if check.high is None else f"≤ {check.high:g}"
+        table.add_row(
+            name, f"{check.value:g}", f"{low} {high}".strip(), "" if check.passed else "failed"
+        )
+    console.print(table)
+    console.print("verified" if verdict.verified else f"UNVERIFIED: {', '.join(verdict.failed)}")
+
+
+def _show_quality(rows: dict[str, dict[str, Any]]) -> None:
+    table = Table("test set", "accuracy", "member accuracy", "NLL (nats)", "ECE", "Brier")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{100 * row['accuracy']:.2f} %",
+            f"{100 * row['member_accuracy']:.2f} %",
+            *(f"{row[key]:.4f}" for key in ("nll", "ece", "brier")),
+        )
+    console.print(table)

@@ -1,0 +1,197 @@
+"""Posterior samples → the ensemble graph: one ONNX file, images to member logits and features.
+
+The graph evaluates the members in groups, each as grouped convolutions and batched matrix products.
+It holds no weights of its own: its initialisers are references into `weights.safetensors`, so the
+bundle has one copy of every weight and the two files cannot disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxscript import optimizer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.bundle import GRAPH, WEIGHTS
+from models.networks import Network
+
+TOLERANCE = 1e-4
+
+
+class ExportError(Exception):
+    """A graph that does not answer as the network does."""
+
+
+class _Ensemble(nn.Module):
+    """All M members, `group` at a time, as one module with stacked parameters [M, ...]."""
+
+    def __init__(self, network: Network, positions: Tensor, group: int) -> None:
+        super().__init__()
+        self.network = network
+        self.group = group
+        self.stacked = network.unflatten(positions)
+        for name, value in self.stacked.items():
+            self.register_buffer(_identifier(name), value)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        members = len(next(iter(self.stacked.values())))
+        outputs = [
+            self.network.forward(
+                {
+                    name: getattr(self, _identifier(name))[first : first + self.group]
+                    for name in self.stacked
+                },
+                images,
+            )
+            for first in range(0, members, self.group)
+        ]
+        logits, features = zip(*outputs, strict=True)
+        return torch.cat(logits, dim=1), torch.cat(features, dim=1)
+
+
+def _identifier(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def export(
+    network: Network, positions: NDArray[np.float32], group: int, folder: Path, images: Tensor
+) -> float:
+    """Write `ensemble.onnx` and `weights.safetensors` for weight vectors [M, D] into `folder`.
+
+    The graph is compared with torch on prepared images [n, C, H, W], in batches of several sizes.
+
+    Returns:
+        The largest absolute difference of a logit.
+
+    Raises:
+        ExportError: it exceeds 1e-4.
+    """
+    stacked = torch.from_numpy(np.ascontiguousarray(positions))
+    parameters = {name: value.contiguous() for name, value in network.unflatten(stacked).items()}
+    save_file(parameters, folder / WEIGHTS)
+    ensemble = _Ensemble(network, stacked, group).eval()
+    graph = _trace(ensemble, images[:3])
+    _refer_to_weights(graph, folder / WEIGHTS)
+    onnx.save(graph, folder / GRAPH)
+    onnx.checker.check_model(str(folder / GRAPH))
+    difference = _largest_difference(ensemble, folder / GRAPH, images)
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"onnxruntime and torch differ by {difference:.2e} in a logit, allowed is {TOLERANCE}"
+        )
+    return difference
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _trace(ensemble: _Ensemble, example: Tensor) -> onnx.ModelProto:
+    """The ONNX graph of the ensemble, without the exporter's notes on source files."""
+    with _quiet():
+        program = torch.onnx.export(
+            ensemble,
+            (example,),
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits", "features"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+        assert program is not None
+        # Folds the arithmetic on shapes, and leaves every weight where it is.
+        optimizer.optimize(program.model, input_size_limit=8, output_size_limit=8)
+    graph = program.model_proto
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    del graph.graph.metadata_props[:]
+    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for value in (*graph.graph.input, *graph.graph.output):
+        del value.metadata_props[:]
+    return graph
+
+
+def _refer_to_weights(graph: onnx.ModelProto, weights: Path) -> None:
+    """Replace the content of each weight in the graph by its place in the safetensors file.
+
+    Format: https://huggingface.co/docs/safetensors (8 bytes of header size, JSON, then the data).
+    """
+    with weights.open("rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+    places = {_identifier(name): entry for name, entry in header.items()}
+    for initializer in graph.graph.initializer:
+        if (place := places.get(initializer.name)) is None:
+            continue
+        begin, end = place["data_offsets"]
+        initializer.ClearField("raw_data")
+        del initializer.external_data[:]
+        initializer.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (
+            ("location", weights.name),
+            ("offset", str(8 + size + begin)),
+            ("length", str(end - begin)),
+        ):
+            initializer.external_data.add(key=key, value=value)
+
+
+def session(graph: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU for the graph at this path."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def member_logits(
+    graph: onnxruntime.InferenceSession, images: NDArray[np.float32], batch_size: int = 64
+) -> NDArray[np.float32]:
+    """Member logits [n, M, K] of prepared images [n, C, H, W]."""
+    batches = [
+        graph.run(["logits"], {"images": images[first : first + batch_size]})[0]
+        for first in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(batches)
+
+
+@torch.no_grad()
+def _largest_difference(ensemble: _Ensemble, graph: Path, images: Tensor) -> float:
+    expected, expected_features = ensemble(images)
+    engine = session(graph)
+    difference = 0.0
+    for batch_size in (1, 7, 32, len(images)):
+        array = images[:batch_size].contiguous().numpy()
+        logits, features = engine.run(["logits", "features"], {"images": array})
+        for actual, target in (
+            (logits, expected[:batch_size]),
+            (features, expected_features[:batch_size]),
+        ):
+            difference = max(difference, float(np.abs(actual - target.numpy()).max()))
+    return difference

@@ -1,0 +1,88 @@
+"""The posterior of a network's weights, and its gradient.
+
+U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) + Σ_j θ_j² / (2 σ_j²) over N examples: cross-entropy, and a Gaussian prior
+with a standard deviation σ_j for each weight. N and σ have no default: without N the temperature
+has no meaning, and without a prior there is no posterior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.networks import Network
+
+
+class PriorError(ValueError):
+    """A prior that does not cover the network's parameters."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """U/N and its gradient for one network.
+
+    Attributes:
+        network: the architecture.
+        num_data: N.
+        prior_std: σ for every weight, [D].
+    """
+
+    network: Network
+    num_data: int
+    prior_std: Tensor
+
+    @classmethod
+    def build(cls, network: Network, num_data: int, prior_std: dict[str, float]) -> Posterior:
+        """Posterior with one prior standard deviation for each named parameter of the network.
+
+        Raises:
+            PriorError: a parameter has no prior, a name is unknown, or a σ is not positive.
+        """
+        if num_data <= 0:
+            raise PriorError(f"num_data must be positive, got {num_data}")
+        missing = [name for name in network.shapes if name not in prior_std]
+        unknown = [name for name in prior_std if name not in network.shapes]
+        if missing or unknown:
+            raise PriorError(
+                f"prior_std must name every parameter: missing {missing}, unknown {unknown}"
+            )
+        for name, std in prior_std.items():
+            if not (std > 0 and math.isfinite(std)):
+                raise PriorError(f"prior_std of {name} must be positive and finite, got {std}")
+        stds = [
+            torch.full((math.prod(shape),), prior_std[name])
+            for name, shape in network.shapes.items()
+        ]
+        return cls(network, num_data, torch.cat(stds))
+
+    def draw_prior(self, generator: torch.Generator) -> Tensor:
+        """One draw [D] from the prior."""
+        return torch.randn(self.network.num_weights, generator=generator) * self.prior_std
+
+    def logits(self, position: Tensor, images: Tensor) -> Tensor:
+        """Logits [B, K] of one weight vector [D] for images [B, C, H, W]."""
+        parameters = self.network.unflatten(position.unsqueeze(0))
+        logits, _ = self.network.forward(parameters, images)
+        return logits.squeeze(1)
+
+    def gradient(self, position: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+        """∇Ū_B [D] at `position` [D], the prior counted once, and the batch's mean NLL in nats."""
+        leaf = position.detach().requires_grad_()
+        loss = F.cross_entropy(self.logits(leaf, images), labels)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return self.add_prior(gradient, position), loss.item()
+
+    def add_prior(self, gradient: Tensor, position: Tensor) -> Tensor:
+        """Add the prior's part θ / (N σ²) of ∇Ū to the gradient of the mean NLL, in place."""
+        return gradient.addcdiv_(position, self.prior_std.square(), value=1 / self.num_data)
+
+
+def minibatches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of index batches [B], drawn without replacement; a short last batch is dropped."""
+    order = torch.randperm(size, generator=generator)
+    yield from order[: size - size % batch_size].split(batch_size)

@@ -1,0 +1,260 @@
+"""A run directory, and the stages that fill it; each can be repeated on its own.
+
+recipe.json            the recipe, as read: a directory belongs to one recipe
+chains/NN.safetensors  checkpoints and samples                     sample
+diagnostics.json       the sampler's verdict                       diagnose
+bundle/                graph, weights                              export
+bundle/calibration.npz detector scores of held-out images          calibrate
+evaluation.json        figures on the test and unfamiliar sets     evaluate
+bundles/NAME/VERSION/  the published bundle                        publish
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import bundle as bundles
+from models.conformal import ConformalTest
+from models.detectors import DETECTORS, scores
+from models.manifest import (
+    CalibrationSpec,
+    DataSource,
+    Manifest,
+    Members,
+    NetworkSpec,
+    PosteriorSpec,
+    Verdict,
+)
+from models.preprocessing import prepare
+from models.uncertainty import summarise
+from training import chains, data, export, pool, report
+from training.calibrate import calibrate, stored
+from training.data import Dataset
+from training.diagnose import diagnose
+from training.evaluate import evaluate
+from training.members import thin
+from training.problem import Problem, formulate, source
+from training.recipe import Recipe
+
+GOLDEN_IMAGES = 16
+PARITY_IMAGES = 256
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "torch")
+
+
+class RunError(Exception):
+    """A stage that cannot be done; the message says which stage to run first, or what to change."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe in one directory.
+
+    Attributes:
+        recipe: the recipe.
+        path: the run directory.
+        data_dir: where data sets are looked for.
+    """
+
+    recipe: Recipe
+    path: Path
+    data_dir: Path
+
+    @classmethod
+    def create(cls, recipe: Recipe, path: Path, data_dir: Path) -> Run:
+        """Start a run, or continue the one in `path`.
+
+        Raises:
+            RunError: `path` belongs to another recipe.
+        """
+        file = path / "recipe.json"
+        content = recipe.model_dump_json(indent=1)
+        if file.exists() and Recipe.model_validate_json(file.read_text()) != recipe:
+            raise RunError(f"{path} belongs to another recipe (see {file}): use another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        file.write_text(content + "\n")
+        return cls(recipe, path, data_dir)
+
+    @classmethod
+    def open(cls, path: Path, data_dir: Path) -> Run:
+        """Open an existing run directory.
+
+        Raises:
+            RunError: there is none.
+        """
+        file = path / "recipe.json"
+        if not file.exists():
+            raise RunError(f"{path}: no run here: start one with `sample` or `run`")
+        return cls(Recipe.model_validate_json(file.read_text()), path, data_dir)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The recipe with its data."""
+        return formulate(self.recipe, self.data_dir)
+
+    @cached_property
+    def results(self) -> list[chains.ChainResult]:
+        """The finished chains."""
+        return [
+            chains.read_result(self.path, chain, self.problem)
+            for chain in range(self.recipe.sampler.chains)
+        ]
+
+    @property
+    def staging(self) -> Path:
+        """Files of the bundle to be."""
+        return self.path / "bundle"
+
+    @property
+    def published(self) -> Path:
+        """The published bundle."""
+        return self.path / "bundles" / self.recipe.name / self.recipe.version
+
+    def sample(self, workers: int | None, report: Callable[[chains.Progress], None]) -> None:
+        """Run the chains to their end, resuming those that were begun."""
+        pool.run_all(self.recipe, self.data_dir, self.path, workers or os.cpu_count() or 1, report)
+
+    def diagnose(self) -> Verdict:
+        """Write `diagnostics.json`; returns the verdict."""
+        verdict, figures = diagnose(self.problem, self.results)
+        self.write("diagnostics.json", {"verdict": verdict.model_dump(), "figures": figures})
+        return verdict
+
+    def export(self) -> float:
+        """Write the ensemble graph; returns the largest difference to torch on real images."""
+        members = self._members
+        positions = np.stack(
+            [
+                self.results[chain].samples[sample]
+                for chain, sample in zip(members.chains, members.samples, strict=True)
+            ]
+        )
+        self.staging.mkdir(parents=True, exist_ok=True)
+        images, _ = self.problem.tensors(self.problem.validation)
+        return export.export(
+            self.problem.network, positions, members.group, self.staging, images[:PARITY_IMAGES]
+        )
+
+    def calibrate(self) -> dict[str, ConformalTest]:
+        """Write `calibration.npz` from the calibration images."""
+        tests = calibrate(self._logits(self.problem.calibration))
+        np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **stored(tests))
+        return tests
+
+    def evaluate(self) -> dict[str, Any]:
+        """Write `evaluation.json`: figures on the test set and the foreign sets."""
+        test = self.problem.test
+        results = evaluate(
+            self._tests(),
+            self.recipe.score,
+            self.recipe.policies,
+            (self._logits(test), test.labels),
+            {name: self._logits(self.foreign(name)) for name in self.recipe.data.ood},
+            {
+                name: (self._logits(foreign), foreign.labels)
+                for name in self.recipe.data.shift
+                for foreign in [self.foreign(name)]
+            },
+        )
+        self.write("evaluation.json", results)
+        return results
+
+    def publish(self) -> Path:
+        """Write figures, golden answers, model card and manifest, and publish the bundle."""
+        problem, recipe = self.problem, self.recipe
+        diagnostics = self._read("diagnostics.json", "diagnose")
+        results = self._read("evaluation.json", "evaluate")
+        self._write_golden()
+        manifest = Manifest(
+            name=recipe.name,
+            version=recipe.version,
+            labels=problem.labels,
+            input=problem.input,
+            network=NetworkSpec(
+                **recipe.network.model_dump(), num_weights=problem.network.num_weights
+            ),
+            members=self._members,
+            posterior=PosteriorSpec(
+                num_data=problem.posterior.num_data,
+                temperature=recipe.sampler.temperature,
+                prior_std=recipe.prior_std,
+            ),
+            sampler={"seed": recipe.seed, **recipe.sampler.model_dump()},
+            data=(*problem.sources, *self._foreign_sources()),
+            verdict=Verdict.model_validate(diagnostics["verdict"]),
+            calibration=CalibrationSpec(
+                size=len(problem.calibration), seed=recipe.seed, score=recipe.score
+            ),
+            policies=recipe.policies,
+            results=results,
+            libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
+            files={},
+        )
+        report.write(
+            self.staging, manifest, diagnostics["figures"], self.results, self._score_samples()
+        )
+        bundles.publish(self.staging, manifest, self.published)
+        return self.published
+
+    @property
+    def _members(self) -> Members:
+        sampler = self.recipe.sampler
+        return thin(self.recipe.members, sampler.chains, sampler.samples, self.recipe.group)
+
+    def foreign(self, name: str) -> Dataset:
+        """The test part of another data set, in its own size and mode."""
+        return data.load(name, "test", self.data_dir)
+
+    def _foreign_sources(self) -> list[DataSource]:
+        ood = [source(self.foreign(name), "test", "ood") for name in self.recipe.data.ood]
+        shift = [source(self.foreign(name), "test", "shift") for name in self.recipe.data.shift]
+        return ood + shift
+
+    def _logits(self, dataset: Dataset) -> NDArray[np.float32]:
+        graph = self.staging / bundles.GRAPH
+        if not graph.exists():
+            raise RunError(f"{graph} is missing: run the export stage first")
+        prepared, _ = prepare(dataset.images, self.problem.input)
+        return export.member_logits(export.session(graph, os.cpu_count() or 1), prepared)
+
+    def _tests(self) -> dict[str, ConformalTest]:
+        file = self.staging / bundles.CALIBRATION
+        if not file.exists():
+            raise RunError(f"{file} is missing: run the calibrate stage first")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: ConformalTest.fit(arrays[name]) for name in DETECTORS}
+
+    def _score_samples(self) -> dict[str, NDArray[np.float64]]:
+        """The flag's score on the test and unfamiliar sets, for the report's histogram."""
+        sets = {"test": self.problem.test, **{n: self.foreign(n) for n in self.recipe.data.ood}}
+        return {
+            name: scores(summarise(self._logits(dataset)))[self.recipe.score]
+            for name, dataset in sets.items()
+        }
+
+    def _write_golden(self) -> None:
+        images = self.problem.test.images[:GOLDEN_IMAGES]
+        logits = self._logits(self.problem.test.select(np.arange(len(images))))
+        np.savez_compressed(self.staging / bundles.GOLDEN, images=images, logits=logits)
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file into the run directory, atomically."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, self.path / name)
+
+    def _read(self, name: str, stage: str) -> dict[str, Any]:
+        file = self.path / name
+        if not file.exists():
+            raise RunError(f"{file} is missing: run the {stage} stage first")
+        content: dict[str, Any] = json.loads(file.read_text())
+        return content

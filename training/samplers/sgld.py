@@ -1,0 +1,81 @@
+"""Stochastic gradient Langevin dynamics (Welling & Teh, ICML 2011).
+
+Target: p_T(θ) ∝ exp(−U(θ)/T), with U = −Σᵢ log p(yᵢ|xᵢ,θ) − log p(θ) over N examples; T = 1 is
+the Bayes posterior. With Ū = U/N and Ū_B its unbiased minibatch estimate, one step is
+
+    θ ← θ − η ∇Ū_B(θ) + sqrt(2 η T / N) ξ,    ξ ~ N(0, I).
+
+η is on the mean scale: the learning rate of SGD on the mean loss, and T = 0 is SGD. Welling & Teh's
+step is ε = 2η/N. On a Gaussian mode of curvature λ of Ū the stationary variance is
+T / (N λ (1 − η λ / 2)): a longer step is hotter. Minibatch noise of per-example gradient variance
+c₁ adds η N c₁ / (2 B) to the temperature, to first order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.schedules import Schedule
+
+Gradient = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SGLDState:
+    """What the next step needs: the weights [..., D], changed in place, and the step's index."""
+
+    position: Tensor
+    step: int
+
+
+@dataclass(frozen=True)
+class SGLDInfo:
+    """What the step saw.
+
+    Attributes:
+        virial: θ ∘ ∇Ū_B at the weights before the update, [..., D]; N times its sum over D
+            weights is, on average, D times the temperature.
+        step_size: η of this step.
+    """
+
+    virial: Tensor
+    step_size: float
+
+
+@dataclass(frozen=True)
+class SGLD:
+    """A sampler of one target.
+
+    Attributes:
+        num_data: N, the number of examples in U. Without it a temperature has no meaning.
+        schedule: step size η_t.
+        generator: source of ξ.
+        temperature: T, in posterior units.
+    """
+
+    num_data: int
+    schedule: Schedule
+    generator: torch.Generator
+    temperature: float = 1.0
+
+    def init(self, position: Tensor, step: int = 0) -> SGLDState:
+        """Start at a copy of `position` [..., D], with step index `step`."""
+        return SGLDState(position.detach().clone(), step)
+
+    def step(self, state: SGLDState, gradient: Gradient) -> tuple[SGLDState, SGLDInfo]:
+        """Take one step; `gradient` maps weights [..., D] to ∇Ū_B [..., D]."""
+        step_size = self.schedule(state.step)
+        position = state.position
+        force = gradient(position)
+        virial = position * force
+        position.add_(force, alpha=-step_size)
+        if self.temperature > 0:
+            scale = math.sqrt(2 * step_size * self.temperature / self.num_data)
+            noise = torch.empty_like(position).normal_(generator=self.generator)
+            position.add_(noise, alpha=scale)
+        return SGLDState(position, state.step + 1), SGLDInfo(virial, step_size)
