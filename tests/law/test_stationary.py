@@ -81,7 +81,7 @@ class LinearRegression:
         self.mean = torch.linalg.solve(self.precision, self.x.T @ self.y / self.noise)
 
     def gradient(self, theta: Tensor, counts: Tensor) -> Tensor:
-        """∇Ū_B [chains, 3] at θ [chains, 3], for draws of each row [chains, N]."""
+        """∇Ū_B [chains, 3] at θ [chains, 3]; counts [chains, N] are the draws of each row."""
         residual = self.y - theta @ self.x.T
         batch = counts.sum(1, keepdim=True)
         likelihood = -(counts * residual) @ self.x / (self.noise * batch)
