@@ -183,7 +183,10 @@ def _open(path: Path, data_dir: Path | None) -> Run:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[chains.Progress], None]]:
-    """A bar for each chain, with the epochs done and the time left."""
+    """A bar for each chain, with the time left; where there is no terminal, a line each tenth."""
+    if not console.is_terminal:
+        yield _print_tenths
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -202,6 +205,14 @@ def _progress() -> Iterator[Callable[[chains.Progress], None]]:
             bars.update(tasks[step.chain], completed=step.epoch, nll=f"{step.nll:.4f}")
 
         yield follow
+
+
+def _print_tenths(step: chains.Progress) -> None:
+    if step.epoch * 10 // step.epochs > (step.epoch - 1) * 10 // step.epochs:
+        console.print(
+            f"chain {step.chain}: {step.epoch}/{step.epochs} epochs, NLL {step.nll:.4f}",
+            highlight=False,
+        )
 
 
 def _sample(run: Run, workers: int | None) -> None:
