@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.machine import describe
 from models import bundle as bundles
-from models.networks import build
+from models.networks import from_manifest
 from training.export import export, session
 
 BATCHES = (1, 8, 32, 128)
@@ -34,16 +34,7 @@ def main(
     """Print one row a batch size, in Markdown."""
     loaded = bundles.load(bundle)
     manifest = loaded.manifest
-    spec = manifest.network
-    network = build(
-        spec.name,
-        manifest.input.shape,
-        len(manifest.labels),
-        channels=spec.channels,
-        kernel=spec.kernel,
-        hidden=spec.hidden,
-        activation=spec.activation,
-    )
+    network = from_manifest(manifest)
     weights = load_file(loaded.path / bundles.WEIGHTS)
     first = np.concatenate([weights[name][0].ravel() for name in network.shapes])
     randomness = np.random.default_rng(0)

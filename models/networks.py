@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.manifest import Manifest
+
 Parameters = Mapping[str, Tensor]
 Forward = Callable[[Parameters, Tensor], tuple[Tensor, Tensor]]
 
@@ -140,6 +142,24 @@ def build(
         return logits.transpose(0, 1), x.transpose(0, 1)
 
     return Network(name, input_shape, num_classes, tuple(layers), forward)
+
+
+def from_manifest(manifest: Manifest) -> Network:
+    """The architecture of a bundle.
+
+    Raises:
+        NetworkError: this version of the code has no such network.
+    """
+    spec = manifest.network
+    return build(
+        spec.name,
+        manifest.input.shape,
+        len(manifest.labels),
+        channels=spec.channels,
+        kernel=spec.kernel,
+        hidden=spec.hidden,
+        activation=spec.activation,
+    )
 
 
 def _convolve(parameters: Parameters, layer: str, x: Tensor, groups: int) -> Tensor:
