@@ -1,0 +1,84 @@
+"""The outermost layer of a request: its id, its metrics, and what no one else caught."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import respond
+from service.errors import GateError
+from service.metrics import Metrics
+
+HEADER = b"x-request-id"
+CLIENT_GONE = 499
+UNOBSERVED = frozenset({"/livez", "/readyz", "/metrics"})
+
+_SANE = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+log = logging.getLogger("service.access")
+
+
+class RequestContext:
+    """ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: bool) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.debug("%s: the client has gone", request_id)
+        except Exception:
+            log.exception("%s: unexpected error", request_id)
+            if status:
+                raise
+            failure = GateError("an error of ours; the log has it under this request_id")
+            await respond(failure, request_id)(scope, receive, send_with_id)
+        finally:
+            self._observe(scope, status or CLIENT_GONE, time.perf_counter() - began)
+
+    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+        if scope["path"] in UNOBSERVED:
+            return
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        self.metrics.count_request(route, scope["method"], status, seconds)
+        if self.access_log:
+            log.info(
+                "%s %s %s %d %.1f ms",
+                scope["state"]["request_id"],
+                scope["method"],
+                route,
+                status,
+                1000 * seconds,
+            )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == HEADER and _SANE.fullmatch(value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex

@@ -1,0 +1,89 @@
+"""PyTorch, on the CPU or a CUDA device. The only module of the service that imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.bundle import WEIGHTS, Bundle
+from models.networks import Network, NetworkError, build
+from service.errors import EngineError
+from service.runtime import Floats
+
+Group = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TorchRuntime:
+    """The network, with the members' weights in groups that are evaluated together."""
+
+    network: Network
+    groups: tuple[Group, ...]
+    target: torch.device
+    device: str
+    members: int
+    name: str = "torch"
+
+    @torch.inference_mode()
+    def logits(self, images: Floats) -> Floats:
+        """Member logits [B, M, K] of images [B, C, H, W]."""
+        batch = torch.from_numpy(images).to(self.target, non_blocking=True)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        parts = [self.network.forward(group, batch)[0] for group in self.groups]
+        return np.asarray(torch.cat(parts, dim=1).float().cpu().numpy(), dtype=np.float32)
+
+
+def open_runtime(bundle: Bundle, device: str, threads: int) -> TorchRuntime:
+    """Load the bundle's weights onto `device`: "cpu", "cuda" or "auto".
+
+    Raises:
+        EngineError: there is no such device, or the weights do not fit the network.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("this PyTorch sees no CUDA device")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    target = torch.device("cuda" if cuda else "cpu")
+    torch.set_num_threads(threads)
+    # Full single precision, so that every engine gives the answers that the bundle was tested for.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    network, weights = _load(bundle)
+    spec = bundle.manifest.members
+    groups = tuple(
+        {
+            name: tensor[start : start + spec.group].to(target).contiguous()
+            for name, tensor in weights.items()
+        }
+        for start in range(0, spec.count, spec.group)
+    )
+    shown = torch.cuda.get_device_name(target) if cuda else "cpu"
+    return TorchRuntime(network, groups, target, shown, spec.count)
+
+
+def _load(bundle: Bundle) -> tuple[Network, dict[str, torch.Tensor]]:
+    manifest, file = bundle.manifest, bundle.path / WEIGHTS
+    spec = manifest.network
+    try:
+        network = build(
+            spec.name,
+            manifest.input.shape,
+            len(manifest.labels),
+            channels=spec.channels,
+            kernel=spec.kernel,
+            hidden=spec.hidden,
+            activation=spec.activation,
+        )
+        weights = load_file(file)
+    except (NetworkError, SafetensorError, OSError) as error:
+        raise EngineError(f"{file}: {error}") from error
+    expected = {name: (manifest.members.count, *shape) for name, shape in network.shapes.items()}
+    for name, shape in expected.items():
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != shape:
+            raise EngineError(f"{file}: {name} is {found}, the network needs {shape}")
+    return network, {name: weights[name] for name in expected}

@@ -1,0 +1,217 @@
+"""The answers as they are described in OpenAPI. They are written without passing through these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.policy import Decision, Reason
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+Grey = Annotated[list[float], Field(min_length=1)]
+Rgb = Annotated[
+    list[Annotated[list[float], Field(min_length=3, max_length=3)]], Field(min_length=1)
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Base64Image(_Answer):
+    """A PNG, JPEG, WebP or BMP file."""
+
+    base64: str = Field(description="The file's bytes in base64 (RFC 4648), without line breaks.")
+
+
+class PixelImage(_Answer):
+    """Pixels as numbers, row by row: grey `[[...], ...]` or RGB `[[[r, g, b], ...], ...]`."""
+
+    pixels: list[Grey] | list[Rgb] = Field(min_length=1)
+    maximum: float | None = Field(
+        None, gt=0, description="What full brightness is; without it, integers 0 to 255."
+    )
+
+
+class PredictRequest(_Answer):
+    """Images in JSON."""
+
+    images: list[Base64Image | PixelImage] = Field(min_length=1)
+
+
+class FaultBody(_Answer):
+    """One field that is wrong."""
+
+    pointer: str = Field(examples=["/body/images/0/pixels/3/4"])
+    message: str
+    limit: float | None = Field(None, description="The limit that was exceeded.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it; `error` repeats `detail`."""
+
+    type: str = Field(examples=["urn:problem-type:langevin-gate:invalid-input"])
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    error: str
+    request_id: str
+    errors: list[FaultBody] | None = None
+    retry_after: int | None = Field(None, description="Seconds; also in the Retry-After header.")
+
+
+class Share(_Answer):
+    """The entropies as shares of ln K."""
+
+    predictive_entropy: Probability
+    expected_entropy: Probability
+    mutual_information: Probability
+
+
+class Uncertainty(_Answer):
+    """How sure the ensemble is, and whether its members agree."""
+
+    predictive_entropy: float = Field(ge=0, description="H[mean p]: the total.")
+    expected_entropy: float = Field(ge=0, description="mean H[p]: the image is ambiguous.")
+    mutual_information: float = Field(ge=0, description="Their difference: the members disagree.")
+    unit: Literal["nat"]
+    maximum: float = Field(description="ln K, the largest entropy of K classes.")
+    share: Share
+
+
+class DetectorScore(_Answer):
+    """One detector's score, and how unusual it is on images like those of training."""
+
+    score: float | None
+    p_value: Probability
+
+
+class Ood(_Answer):
+    """Whether the image is unlike the training data, at a known false-alarm rate."""
+
+    flag: bool
+    p_value: Probability = Field(description="Small means unlike the training data.")
+    alpha: Probability = Field(description="The flag is raised at p_value <= alpha.")
+    score: float | None
+    detector: str = Field(description="The detector that raises the flag.")
+    detectors: dict[str, DetectorScore]
+
+
+class InputInfo(_Answer):
+    """The image as it was sent, and what was done to it."""
+
+    width: int
+    height: int
+    mode: str = Field(description="How it was stored: L, RGB, P, 1, I;16 ...")
+    applied: list[str] = Field(description='Steps that changed it; ["none"] if none did.')
+
+
+class Result(_Answer):
+    """The answer to one image."""
+
+    decision: Decision
+    reasons: list[Reason] = Field(description="Why it abstains; empty on accept.")
+    label: str | None
+    probabilities: dict[str, Probability] | None = Field(
+        description="Mean over members of probabilities; with top_k, of those classes only."
+    )
+    uncertainty: Uncertainty | None
+    ood: Ood | None
+    members_used: int
+    input: InputInfo | None
+    error: Problem | None = Field(description="Set when this image could not be answered.")
+    members: list[dict[str, Probability]] | None = Field(
+        None, description="With explain: the probabilities of each member by itself."
+    )
+
+
+class ModelInfo(_Answer):
+    """Which model answered."""
+
+    name: str
+    version: str
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    members: int
+    verified: bool = Field(description="Whether the sampler's diagnostics passed.")
+
+
+class Timing(_Answer):
+    """Where the time went, in milliseconds."""
+
+    decode: float
+    queue: float
+    infer: float
+    total: float
+
+
+class PredictResponse(_Answer):
+    """One result an image, in the order in which they were sent."""
+
+    results: list[Result]
+    model: ModelInfo
+    policy: str
+    certificate: None = Field(description="What was proved on calibration data; none so far.")
+    request_id: str
+    timing_ms: Timing
+
+
+class VerdictInfo(_Answer):
+    """Whether the sampler was at equilibrium."""
+
+    verified: bool
+    failed: list[str]
+
+
+class PolicyInfo(_Answer):
+    """Levels at which the gate abstains."""
+
+    alpha: float
+    min_probability: float
+
+
+class InputSpecInfo(_Answer):
+    """What the network expects; images of other sizes and modes are brought to it."""
+
+    channels: int
+    height: int
+    width: int
+    polarity: str
+    mean: list[float]
+    std: list[float]
+
+
+class ModelDetails(ModelInfo):
+    """A model that is served."""
+
+    labels: list[str]
+    input: InputSpecInfo
+    verdict: VerdictInfo
+    policies: dict[str, PolicyInfo]
+    default_policy: str
+    detector: str
+    calibration_size: int
+    certificate: None
+    runtime: str
+    device: str
+
+
+class ModelList(_Answer):
+    """The models that are served."""
+
+    models: list[ModelDetails]
+
+
+class Live(_Answer):
+    """The process answers."""
+
+    live: bool
+
+
+class Ready(_Answer):
+    """Whether requests should be sent here; `checks` only with ?verbose."""
+
+    ready: bool
+    checks: dict[str, bool] | None = None

@@ -1,0 +1,84 @@
+"""uvicorn, with a stop that loses no request."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.repository import Model
+from service.settings import Settings
+
+log = logging.getLogger("service.server")
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM /readyz says 503 while the socket still accepts; only then does it stop.
+
+    uvicorn closes its sockets at once, so that requests which a load balancer still sends are
+    refused. After a clean stop the exit status is 0; a second signal stops at once, and the
+    status is the signal's.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.drain_seconds = drain_seconds
+        self._stop_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain; on a second signal, end it."""
+        if self._stop_at is not None:
+            super().handle_exit(sig, frame)
+            self.force_exit = True
+            return
+        drain = self.drain_seconds if sig == signal.SIGTERM and self.started else 0.0
+        self._stop_at = time.monotonic() + drain
+        self.config.app.state.draining = True  # type: ignore[union-attr]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ask, ten times a second, whether to stop."""
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say in one line what is served where."""
+        await super().startup(sockets)
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            log.info("%s", _announcement(self.config, port))
+
+
+def run(app: FastAPI, settings: Settings) -> None:
+    """Serve until a signal comes."""
+    for chatty in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
+    )
+    DrainingServer(config, settings.drain_seconds).run()
+
+
+def _announcement(config: uvicorn.Config, port: int) -> str:
+    model: Model = config.app.state.gate.model  # type: ignore[union-attr]
+    reachable = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host
+    host = f"[{reachable}]" if ":" in reachable else reachable
+    address = f"http://{host}:{port}"
+    return (
+        f"serving {model.bundle.path} (sha256:{model.bundle.digest[:12]}, "
+        f"{model.runtime.members} members, {model.runtime.name} on {model.runtime.device}) "
+        f"at {address}; try: curl --data-binary @image.png -H 'Content-Type: image/png' "
+        f"{address}/predict"
+    )
