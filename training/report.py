@@ -190,6 +190,14 @@ def _foreign_lines(manifest: Manifest) -> list[str]:
             for score, values in results["separation"].items()
         ),
         "",
+        "| set | flagged at α = 1 % | accepted by the default policy |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {_percent(results['flag_rate'][manifest.calibration.score]['0.01'])} "
+            f"| {_percent(results['policies']['default']['accepted'])} |"
+            for name, results in manifest.results["ood"].items()
+        ),
+        "",
     ]
 
 
