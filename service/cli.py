@@ -27,6 +27,7 @@ cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -40,27 +41,21 @@ def main() -> None:
 
 
 def _options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command that takes `**flags` a flag for each of these settings, and `--config`."""
+    """Give a command a flag for each of these settings and `--config`, for its `settings`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        given = [
-            parameter
-            for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        parameters = inspect.signature(command, eval_str=True).parameters
+        own = [parameter for name, parameter in parameters.items() if name != "settings"]
         config = Annotated[Path | None, typer.Option(help="TOML file with settings [GATE_CONFIG].")]
-        flags = [_parameter(name) for name in names]
-        flags.append(_keyword("config", config))
+        flags = [*map(_parameter, names), _keyword("config", config)]
 
         def run(**values: Any) -> None:
-            own = {parameter.name: values.pop(parameter.name) for parameter in given}
+            arguments = {parameter.name: values.pop(parameter.name) for parameter in own}
             file = values.pop("config")
             chosen = {name: value for name, value in values.items() if value is not None}
-            command(**own, settings=load_settings(chosen, file))
+            command(**arguments, settings=load_settings(chosen, file))
 
-        kept = [parameter for parameter in given if parameter.name != "settings"]
-        given[:] = kept
-        run.__signature__ = inspect.Signature([*kept, *flags])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         run.__doc__, run.__name__ = command.__doc__, command.__name__
         return run
 
@@ -152,10 +147,12 @@ def openapi() -> None:
     """Print the OpenAPI document."""
     from service.app import create_app
 
-    typer.echo(json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=1, ensure_ascii=False))
 
 
 def _log_to_stderr(level: str) -> None:
+    # It warns of every malformed form, which is the client's fault and told to the client.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

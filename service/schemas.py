@@ -11,9 +11,10 @@ from models.policy import Decision, Reason
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-Grey = Annotated[list[float], Field(min_length=1)]
+Level = Annotated[float, Field(ge=0)]
+Grey = Annotated[list[Level], Field(min_length=1)]
 Rgb = Annotated[
-    list[Annotated[list[float], Field(min_length=3, max_length=3)]], Field(min_length=1)
+    list[Annotated[list[Level], Field(min_length=3, max_length=3)]], Field(min_length=1)
 ]
 
 
@@ -30,7 +31,7 @@ class Base64Image(_Answer):
 class PixelImage(_Answer):
     """Pixels as numbers, row by row: grey `[[...], ...]` or RGB `[[[r, g, b], ...], ...]`."""
 
-    pixels: list[Grey] | list[Rgb] = Field(min_length=1)
+    pixels: Annotated[list[Grey], Field(min_length=1)] | Annotated[list[Rgb], Field(min_length=1)]
     maximum: float | None = Field(
         None, gt=0, description="What full brightness is; without it, integers 0 to 255."
     )

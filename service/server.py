@@ -29,6 +29,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self.drain_seconds = drain_seconds
         self._stop_at: float | None = None
+        self._told = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; on a second signal, end it."""
@@ -42,8 +43,14 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ask, ten times a second, whether to stop."""
-        if self._stop_at is not None and time.monotonic() >= self._stop_at:
-            self.should_exit = True
+        if self._stop_at is not None:
+            left = self._stop_at - time.monotonic()
+            if not self._told:
+                self._told = True
+                log.info("draining for %.1f s: /readyz says 503", max(0.0, left))
+            if left <= 0:
+                log.info("stopping: no new connections, open requests are finished")
+                self.should_exit = True
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

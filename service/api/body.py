@@ -30,6 +30,7 @@ FIELD = "files"
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 BINARY = "application/octet-stream"
+CURL = "application/x-www-form-urlencoded"
 IMAGES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
 
 
@@ -174,7 +175,8 @@ _MEDIA_TYPES = f"{ACCEPTED} with its image/... type, {JSON} or {MULTIPART}"
 
 
 def _unsupported(media_type: str) -> UnsupportedMediaError:
-    return UnsupportedMediaError(f"{media_type[:64]!r} is not accepted: send {_MEDIA_TYPES}")
+    hint = " (curl needs -H 'Content-Type: image/png')" if media_type == CURL else ""
+    return UnsupportedMediaError(f"{media_type[:64]!r} is not accepted: send {_MEDIA_TYPES}{hint}")
 
 
 def _too_many_bytes(limit: int) -> TooLargeError:

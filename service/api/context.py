@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,18 +47,23 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
-            await send(message)
+            try:
+                await send(message)
+            except (OSError, RuntimeError) as error:  # uvloop's word for a closed connection
+                status = CLIENT_GONE
+                raise ClientDisconnect from error
 
         try:
             await self.app(scope, receive, send_with_id)
         except ClientDisconnect:
-            log.debug("%s: the client has gone", request_id)
+            log.debug("%s: the client has gone", request_id, exc_info=True)
         except Exception:
             log.exception("%s: unexpected error", request_id)
             if status:
                 raise
             failure = GateError("an error of ours; the log has it under this request_id")
-            await respond(failure, request_id)(scope, receive, send_with_id)
+            with suppress(ClientDisconnect):
+                await respond(failure, request_id)(scope, receive, send_with_id)
         finally:
             self._observe(scope, status or CLIENT_GONE, time.perf_counter() - began)
 

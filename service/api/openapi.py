@@ -24,6 +24,7 @@ PREDICT_BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {
                     FIELD: {
                         "type": "array",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
@@ -207,26 +208,36 @@ def with_logits(model: Model) -> Callable[[Callable[[np.ndarray], np.ndarray]], 
     return make
 
 
+class Client(httpx.AsyncClient):
+    """A client of an application in this process."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(transport=httpx.ASGITransport(app), base_url="http://gate")
+        self.app = app
+
+    async def until_queued(self, images: int) -> None:
+        """Let other tasks run until so many images wait."""
+        for _ in range(10_000):
+            if self.app.state.gate.scheduler.queued == images:
+                return
+            await asyncio.sleep(0)
+        pytest.fail(f"never were {images} images waiting")
+
+
 @asynccontextmanager
-async def _started(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://gate") as client,
-    ):
+async def _started(app: FastAPI) -> AsyncIterator[Client]:
+    async with app.router.lifespan_context(app), Client(app) as client:
         yield client
 
 
-Start = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+Start = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture
 def start(settings: Settings, model: Model) -> Start:
     """Start an application with changed settings, or another model, and a client of it."""
 
-    def make(
-        other: Model | None = None, **changes: Any
-    ) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+    def make(other: Model | None = None, **changes: Any) -> AbstractAsyncContextManager[Client]:
         changed = settings.model_copy(update=changes)
         return _started(create_app(changed, other or model))
 
@@ -234,7 +245,7 @@ def start(settings: Settings, model: Model) -> Start:
 
 
 @pytest.fixture
-async def client(start: Start) -> AsyncIterator[httpx.AsyncClient]:
+async def client(start: Start) -> AsyncIterator[Client]:
     async with start() as client:
         yield client
 

@@ -15,6 +15,14 @@ pytestmark = pytest.mark.anyio
 PNG = {"Content-Type": "image/png"}
 
 
+async def until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("it did not come about")
+
+
 async def test_live_and_ready(client):
     assert (await client.get("/livez")).json() == {"live": True}
     response = await client.get("/readyz")
@@ -25,7 +33,7 @@ async def test_live_and_ready(client):
 
 async def test_not_ready_while_draining(start):
     async with start() as client:
-        client._transport.app.state.draining = True
+        client.app.state.draining = True
         response = await client.get("/readyz?verbose")
         assert response.status_code == 503
         assert response.json()["checks"]["not_draining"] is False
@@ -150,8 +158,8 @@ async def test_a_full_queue_says_when_to_come_back(start, model, with_logits, pn
         first = ask()
         assert await asyncio.to_thread(entered.wait, 20)
         waiting = [ask(), ask()]
-        while "gate_queue_images 2.0" not in (await client.get("/metrics")).text:
-            await asyncio.sleep(0)
+        await client.until_queued(2)
+        assert "gate_queue_images 2.0" in (await client.get("/metrics")).text
         refused = await client.post("/predict", content=png, headers=PNG)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
@@ -228,8 +236,7 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         assert await asyncio.to_thread(entered.wait, 20)
         second = asyncio.ensure_future(ask(leave))
         scheduler = app.state.gate.scheduler
-        while scheduler.queued < 1:
-            await asyncio.sleep(0)
+        await until(lambda: scheduler.queued == 1)
         leave.set()
         assert await second == []
         assert scheduler.queued == 0
@@ -239,6 +246,15 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         text = app.state.metrics.text().decode()
         assert 'gate_rejected_total{reason="cancelled"} 1.0' in text
         assert 'code="499"' in text
+
+
+async def test_the_access_log_has_a_line_a_request_but_none_for_probes(start, png, caplog):
+    async with start(access_log=True) as client:
+        with caplog.at_level("INFO", "service.access"):
+            await client.get("/livez")
+            await client.post("/predict", content=png, headers={**PNG, "X-Request-ID": "mine"})
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "service.access"]
+    assert line.startswith("mine POST /predict 200 ")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

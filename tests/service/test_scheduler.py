@@ -345,8 +345,7 @@ async def test_options_of_one_request_do_not_reach_its_neighbours(
         first = ask({})
         assert await asyncio.to_thread(entered.wait, 20)
         tasks = [ask(query) for query in queries]
-        while "gate_queue_images 5.0" not in (await client.get("/metrics")).text:
-            assert not any(task.done() for task in tasks)
+        await client.until_queued(5)
         release.set()
         answers = [(await task).json() for task in tasks]
         await first

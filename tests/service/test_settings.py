@@ -63,7 +63,7 @@ def test_no_such_file(tmp_path):
 
 def test_a_bad_variable(monkeypatch):
     monkeypatch.setenv("GATE_PORT", "http")
-    with pytest.raises(SettingsError, match="port: .*'http'"):
+    with pytest.raises(SettingsError, match=r"port: .*'http'"):
         load_settings()
 
 
