@@ -151,28 +151,34 @@ class Run:
         return tests
 
     def evaluate(self) -> dict[str, Any]:
-        """Write `evaluation.json`: figures on the test set and the foreign sets."""
-        test = self.problem.test
+        """Write `evaluation.json`, figures on the test and foreign sets, and `scores.npz`."""
+        test = self._logits(self.problem.test)
+        ood = {name: self._logits(self.foreign(name)) for name in self.recipe.data.ood}
+        shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
+        shift = {name: (self._logits(part), part.labels) for name, part in shifted.items()}
         results = evaluate(
             self._tests(),
             self.recipe.score,
             self.recipe.policies,
-            (self._logits(test), test.labels),
-            {name: self._logits(self.foreign(name)) for name in self.recipe.data.ood},
-            {
-                name: (self._logits(foreign), foreign.labels)
-                for name in self.recipe.data.shift
-                for foreign in [self.foreign(name)]
-            },
+            (test, self.problem.test.labels),
+            ood,
+            shift,
         )
+        flagging = {
+            name: scores(summarise(logits))[self.recipe.score]
+            for name, logits in {"test": test, **ood}.items()
+        }
+        np.savez(self.path / "scores.npz", allow_pickle=False, **flagging)
         self.write("evaluation.json", results)
         return results
 
     def publish(self) -> Path:
         """Write figures, golden answers, model card and manifest, and publish the bundle."""
         problem, recipe = self.problem, self.recipe
-        diagnostics = self._read("diagnostics.json", "diagnose")
-        results = self._read("evaluation.json", "evaluate")
+        diagnostics = self._read("diagnose", "diagnostics.json")
+        results = self._read("evaluate", "evaluation.json")
+        with np.load(_made_by("evaluate", self.path / "scores.npz")) as archive:
+            flagging = dict(archive)
         self._write_golden()
         manifest = Manifest(
             name=recipe.name,
@@ -199,9 +205,7 @@ class Run:
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             files={},
         )
-        report.write(
-            self.staging, manifest, diagnostics["figures"], self.results, self._score_samples()
-        )
+        report.write(self.staging, manifest, diagnostics["figures"], self.results, flagging)
         bundles.publish(self.staging, manifest, self.published)
         return self.published
 
@@ -220,26 +224,14 @@ class Run:
         return ood + shift
 
     def _logits(self, dataset: Dataset) -> NDArray[np.float32]:
-        graph = self.staging / bundles.GRAPH
-        if not graph.exists():
-            raise RunError(f"{graph} is missing: run the export stage first")
+        graph = _made_by("export", self.staging / bundles.GRAPH)
         prepared, _ = prepare(dataset.images, self.problem.input)
         return export.member_logits(export.session(graph, os.cpu_count() or 1), prepared)
 
     def _tests(self) -> dict[str, ConformalTest]:
-        file = self.staging / bundles.CALIBRATION
-        if not file.exists():
-            raise RunError(f"{file} is missing: run the calibrate stage first")
+        file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: ConformalTest.fit(arrays[name]) for name in DETECTORS}
-
-    def _score_samples(self) -> dict[str, NDArray[np.float64]]:
-        """The flag's score on the test and unfamiliar sets, for the report's histogram."""
-        sets = {"test": self.problem.test, **{n: self.foreign(n) for n in self.recipe.data.ood}}
-        return {
-            name: scores(summarise(self._logits(dataset)))[self.recipe.score]
-            for name, dataset in sets.items()
-        }
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]
@@ -252,9 +244,13 @@ class Run:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(temporary, self.path / name)
 
-    def _read(self, name: str, stage: str) -> dict[str, Any]:
-        file = self.path / name
-        if not file.exists():
-            raise RunError(f"{file} is missing: run the {stage} stage first")
-        content: dict[str, Any] = json.loads(file.read_text())
+    def _read(self, stage: str, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(_made_by(stage, self.path / name).read_text())
         return content
+
+
+def _made_by(stage: str, file: Path) -> Path:
+    """The file, if its stage has been run."""
+    if not file.exists():
+        raise RunError(f"{file} is missing: run the {stage} stage first")
+    return file

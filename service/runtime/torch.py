@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.bundle import WEIGHTS, Bundle
-from models.networks import Network, NetworkError, build
+from models.networks import Network, NetworkError, from_manifest
 from service.errors import EngineError
 from service.runtime import Floats
 
@@ -67,17 +67,8 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> TorchRuntime:
 
 def _load(bundle: Bundle) -> tuple[Network, dict[str, torch.Tensor]]:
     manifest, file = bundle.manifest, bundle.path / WEIGHTS
-    spec = manifest.network
     try:
-        network = build(
-            spec.name,
-            manifest.input.shape,
-            len(manifest.labels),
-            channels=spec.channels,
-            kernel=spec.kernel,
-            hidden=spec.hidden,
-            activation=spec.activation,
-        )
+        network = from_manifest(manifest)
         weights = load_file(file)
     except (NetworkError, SafetensorError, OSError) as error:
         raise EngineError(f"{file}: {error}") from error
