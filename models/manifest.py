@@ -75,11 +75,24 @@ class Check(_Record):
     low: float | None = None
     high: float | None = None
 
+    @model_validator(mode="after")
+    def _can_fail(self) -> Self:
+        if self.low is None and self.high is None:
+            raise ValueError("a check needs a lower or an upper bound")
+        return self
+
     @property
     def passed(self) -> bool:
         """Whether the value lies within its bounds."""
         above = self.low is None or self.value >= self.low
         return above and (self.high is None or self.value <= self.high)
+
+    @property
+    def accepted(self) -> str:
+        """The bounds in words, for people."""
+        if self.low is None or self.high is None:
+            return f"≤ {self.high:g}" if self.low is None else f"≥ {self.low:g}"
+        return f"{self.low:g} to {self.high:g}" if self.low < self.high else f"{self.low:g}"
 
 
 class Verdict(_Record):

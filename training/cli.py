@@ -264,11 +264,8 @@ def _inspect_run(path: Path) -> None:
 def _show_verdict(verdict: Verdict) -> None:
     table = Table("check", "value", "accepted", "")
     for name, check in verdict.checks.items():
-        low = "" if check.low is None else f"{check.low:g} ≤"
-        high = "" if check.high is None else f"≤ {check.high:g}"
-        table.add_row(
-            name, f"{check.value:g}", f"{low} {high}".strip(), "" if check.passed else "failed"
-        )
+        mark = "" if check.passed else "failed"
+        table.add_row(name, f"{check.value:g}", check.accepted, mark)
     console.print(table)
     console.print("verified" if verdict.verified else f"UNVERIFIED: {', '.join(verdict.failed)}")
 

@@ -127,7 +127,7 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
             "| check | value | accepted |",
             "|---|---|---|",
             *(
-                f"| {name} | {check.value:g} | {_bounds(check.low, check.high)} |"
+                f"| {name} | {check.value:g} | {check.accepted} |"
                 + ("" if check.passed else " failed")
                 for name, check in manifest.verdict.checks.items()
             ),
@@ -221,14 +221,6 @@ def _shift_lines(manifest: Manifest) -> list[str]:
 
 def _size(manifest: Manifest, role: str) -> int:
     return next(part.size for part in manifest.data if part.role == role)
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is None:
-        return f"≤ {high:g}"
-    if high is None:
-        return f"≥ {low:g}"
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _percent(share: float | None) -> str:
