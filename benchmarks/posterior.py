@@ -23,11 +23,11 @@ from training.recipe import Recipe
 
 Figures = dict[str, Any]
 
-QUALITY: dict[str, Callable[[Figures], float]] = {
-    "accuracy (%)": lambda test: 100 * test["accuracy"],
-    "NLL (nats)": lambda test: test["nll"],
-    "ECE": lambda test: test["ece"],
-    "Brier": lambda test: test["brier"],
+QUALITY: dict[str, tuple[Callable[[Figures], float], int]] = {
+    "accuracy (%)": (lambda test: 100 * test["accuracy"], 2),
+    "NLL (nats)": (lambda test: test["nll"], 4),
+    "ECE": (lambda test: test["ece"], 4),
+    "Brier": (lambda test: test["brier"], 4),
 }
 
 
@@ -54,7 +54,10 @@ def _print_quality(methods: dict[str, list[Figures]]) -> None:
     print(f"| test set | {' | '.join(QUALITY)} |")
     print("|---" * (len(QUALITY) + 1) + "|")
     for method, results in methods.items():
-        cells = [_cell([figure(r["test"]) for r in results]) for figure in QUALITY.values()]
+        cells = [
+            _cell([figure(result["test"]) for result in results], decimals)
+            for figure, decimals in QUALITY.values()
+        ]
         print(f"| {method} | {' | '.join(cells)} |")
 
 
@@ -66,18 +69,16 @@ def _print_separation(methods: dict[str, list[Figures]], foreign: str) -> None:
             if score == "mutual_information" and method == "MAP":
                 continue
             cells = [
-                _cell([row["auroc"] for row in rows]),
-                _cell([100 * row["fpr95"] for row in rows]),
-                _cell([100 * row["fpr99"] for row in rows]),
+                _cell([row["auroc"] for row in rows], 4),
+                _cell([100 * row["fpr95"] for row in rows], 2),
+                _cell([100 * row["fpr99"] for row in rows], 2),
             ]
             print(f"| {method} | {score.replace('_', ' ')} | {' | '.join(cells)} |")
 
 
-def _cell(values: list[float]) -> str:
-    mean = float(np.mean(values))
-    digits = max(0, 4 - len(str(int(abs(mean)))) + (abs(mean) < 1))
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean:.{digits}f}{spread}"
+def _cell(values: list[float], decimals: int) -> str:
+    spread = f" ± {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{decimals}f}{spread}"
 
 
 if __name__ == "__main__":
