@@ -66,7 +66,7 @@ def _print_separation(methods: dict[str, list[Figures]], foreign: str) -> None:
     for method, results in methods.items():
         for score in results[0]["ood"][foreign]["separation"]:
             rows = [r["ood"][foreign]["separation"][score] for r in results]
-            if score == "mutual_information" and method == "MAP":
+            if score == "mutual_information" and method.startswith("MAP"):
                 continue
             cells = [
                 _cell([row["auroc"] for row in rows], 4),

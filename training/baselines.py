@@ -28,8 +28,8 @@ def run_baselines(
     """Train and judge the baselines of a run; writes `baselines.json`.
 
     Returns:
-        Figures of `training.evaluate.evaluate`: "deep ensemble", and "MAP", the mean over its
-        single networks of each figure of the test set.
+        Figures of `training.evaluate.evaluate` by the baseline's name: the mean over the single
+        networks of each figure, and those of the deep ensemble.
     """
     recipe = deep_ensemble(run.recipe, members)
     ensemble = Run.create(recipe, run.path / "baselines", run.data_dir)
@@ -55,7 +55,10 @@ def run_baselines(
         )
 
     singles = [judge(slice(member, member + 1)) for member in range(members)]
-    results = {"MAP": _mean(singles), "deep ensemble": judge(slice(None))}
+    results = {
+        f"MAP, mean of {members}": _mean(singles),
+        f"deep ensemble, M = {members}": judge(slice(None)),
+    }
     run.write("baselines.json", results)
     return results
 
