@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from models.policy import Policy, decision, reasons_to_abstain
+
+POLICY = Policy(alpha=0.05, min_probability=0.8)
+
+
+def judge(probability: float, p_value: float, policy: Policy = POLICY) -> tuple[str, ...]:
+    probabilities = np.array([[probability, 1 - probability]])
+    (reasons,) = reasons_to_abstain(policy, probabilities, np.array([p_value]))
+    return reasons
+
+
+@pytest.mark.parametrize(
+    ("probability", "p_value", "reasons"),
+    [
+        (0.9, 0.5, ()),
+        (0.9, 0.05, ("ood",)),
+        (0.9, 0.0501, ()),
+        (0.8, 0.5, ()),
+        (0.7999, 0.5, ("uncertain",)),
+        (0.2, 0.5, ()),
+        (0.5, 0.01, ("ood", "uncertain")),
+        (math.nan, 0.5, ("uncertain",)),
+        (0.9, math.nan, ("ood",)),
+        (math.nan, math.nan, ("ood", "uncertain")),
+    ],
+)
+def test_reasons(probability: float, p_value: float, reasons: tuple[str, ...]) -> None:
+    assert judge(probability, p_value) == reasons
+    assert decision(judge(probability, p_value)) == ("abstain" if reasons else "accept")
+
+
+def test_each_image_is_judged_by_itself() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
+    p_values = np.array([0.5, 0.5, 0.01, 0.01])
+    assert reasons_to_abstain(POLICY, probabilities, p_values) == [
+        (),
+        ("uncertain",),
+        ("ood",),
+        ("ood", "uncertain"),
+    ]
+    assert reasons_to_abstain(POLICY, probabilities[:0], p_values[:0]) == []
+
+
+def test_flag_is_raised_at_alpha_itself() -> None:
+    """P(p ≤ α) ≤ α is what is promised, so equality must flag: 1/20 at α = .05."""
+    assert judge(0.9, 1 / 20) == ("ood",)
+    assert judge(0.9, 2 / 20) == ()
+
+
+def test_policy_that_asks_for_no_probability_accepts_any() -> None:
+    lenient = Policy(alpha=0.05, min_probability=0)
+    assert judge(0.5, 0.5, lenient) == ()
+    assert judge(math.nan, 0.5, lenient) == ("uncertain",)
+
+
+def test_different_numbers_of_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        reasons_to_abstain(POLICY, np.full((2, 2), 0.5), np.array([0.5]))
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {"alpha": 0, "min_probability": 0.5},
+        {"alpha": 1, "min_probability": 0.5},
+        {"alpha": math.nan, "min_probability": 0.5},
+        {"alpha": 0.1, "min_probability": 1},
+        {"alpha": 0.1, "min_probability": -0.1},
+        {"alpha": 0.1, "min_probability": math.nan},
+        {"alpha": 0.1},
+        {"alpha": 0.1, "min_probability": 0.5, "colour": 1},
+    ],
+)
+def test_levels_that_mean_nothing(levels: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Policy.model_validate(levels)

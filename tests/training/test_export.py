@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from models.bundle import GRAPH, WEIGHTS
+from models.networks import Network, build
+from training.export import ExportError, export, member_logits, session
+
+MEMBERS, GROUP = 5, 2
+NETWORKS = {
+    "lenet": build("lenet", (1, 12, 10), 3, channels=(2, 3), kernel=3, hidden=(7,)),
+    "mlp": build("mlp", (3, 4, 5), 4, hidden=(6, 5), activation="tanh"),
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    network: Network
+    positions: NDArray[np.float32]
+    images: torch.Tensor
+    folder: Path
+    difference: float
+
+    def expected(self, count: int) -> list[NDArray[np.float32]]:
+        """Logits and features of each member by itself, stacked to [count, M, ...]."""
+        members = [
+            self.network.forward(self.network.unflatten(torch.from_numpy(one[None])), images)
+            for images in [self.images[:count]]
+            for one in self.positions
+        ]
+        return [torch.cat(part, dim=1).numpy() for part in zip(*members, strict=True)]
+
+
+def images_for(network: Network) -> torch.Tensor:
+    return torch.randn(32, *network.input_shape, generator=torch.Generator().manual_seed(1))
+
+
+def positions_for(network: Network) -> NDArray[np.float32]:
+    randomness = np.random.default_rng(0)
+    return randomness.normal(0, 0.3, (MEMBERS, network.num_weights)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=list(NETWORKS))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    network = NETWORKS[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    positions, images = positions_for(network), images_for(network)
+    difference = export(network, positions, GROUP, folder, images)
+    return Exported(network, positions, images, folder, difference)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 32])
+def test_graph_answers_as_each_member_does_by_itself(exported: Exported, count: int) -> None:
+    engine = session(exported.folder / GRAPH)
+    answers = engine.run(["logits", "features"], {"images": exported.images[:count].numpy()})
+    classes, features = exported.network.num_classes, exported.network.layers[-1].weight_shape[1]
+    assert answers[0].shape == (count, MEMBERS, classes)
+    assert answers[1].shape == (count, MEMBERS, features)
+    for actual, expected in zip(answers, exported.expected(count), strict=True):
+        assert actual == pytest.approx(expected, abs=2e-6)
+
+
+def test_difference_is_reported(exported: Exported) -> None:
+    engine = session(exported.folder / GRAPH)
+    logits, features = engine.run(None, {"images": exported.images.numpy()})
+    expected = exported.expected(32)
+    actual = max(np.abs(logits - expected[0]).max(), np.abs(features - expected[1]).max())
+    assert 0 < exported.difference < 2e-6
+    assert actual == pytest.approx(exported.difference, abs=1e-6)
+
+
+def test_member_logits_are_those_of_one_batch(exported: Exported) -> None:
+    logits = member_logits(session(exported.folder / GRAPH), exported.images.numpy(), batch_size=5)
+    assert logits == pytest.approx(exported.expected(32)[0], abs=2e-6)
+
+
+def test_weights_file_is_the_only_copy(exported: Exported) -> None:
+    graph = onnx.load(exported.folder / GRAPH, load_external_data=False)
+    external = [value for value in graph.graph.initializer if value.external_data]
+    inside = [value for value in graph.graph.initializer if not value.external_data]
+    assert len(external) == len(exported.network.shapes)
+    for value in external:
+        assert {entry.key: entry.value for entry in value.external_data}["location"] == WEIGHTS
+        assert not value.raw_data
+        assert not value.float_data
+    assert all(np.prod(value.dims) <= 8 for value in inside)
+    constants = [node for node in graph.graph.node if node.op_type == "Constant"]
+    assert all(attribute.t.ByteSize() < 100 for node in constants for attribute in node.attribute)
+
+
+def test_weights_file_holds_the_positions(exported: Exported) -> None:
+    stacked = load_file(exported.folder / WEIGHTS)
+    flat = [stacked[name].reshape(MEMBERS, -1) for name in exported.network.shapes]
+    assert np.array_equal(np.concatenate(flat, axis=1), exported.positions)
+
+
+def test_other_weights_give_other_answers(exported: Exported, tmp_path: Path) -> None:
+    """The graph file alone holds nothing: beside another weights file it is another ensemble."""
+    (tmp_path / GRAPH).write_bytes((exported.folder / GRAPH).read_bytes())
+    content = bytearray((exported.folder / WEIGHTS).read_bytes())
+    size = 4 * exported.positions.size
+    content[-size:] = np.zeros(exported.positions.size, np.float32).tobytes()
+    (tmp_path / WEIGHTS).write_bytes(content)
+    assert not member_logits(session(tmp_path / GRAPH), exported.images.numpy()).any()
+
+
+def test_graph_without_its_weights_is_refused(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / GRAPH).write_bytes((exported.folder / GRAPH).read_bytes())
+    with pytest.raises(Exception, match=WEIGHTS):
+        session(tmp_path / GRAPH)
+
+
+def test_two_exports_have_the_same_bytes_and_no_paths(exported: Exported, tmp_path: Path) -> None:
+    export(exported.network, exported.positions, GROUP, tmp_path, exported.images)
+    for name in (GRAPH, WEIGHTS):
+        content = (tmp_path / name).read_bytes()
+        assert content == (exported.folder / name).read_bytes()
+        for trace in (b".py", b"/home", b"/tmp", b"/usr", str(Path.cwd()).encode()):
+            assert trace not in content
+
+
+def test_graph_is_checked_and_takes_any_batch(exported: Exported) -> None:
+    engine = session(exported.folder / GRAPH)
+    (images,) = engine.get_inputs()
+    assert images.name == "images"
+    assert images.shape[1:] == list(exported.network.input_shape)
+    assert isinstance(images.shape[0], str)
+    assert [output.name for output in engine.get_outputs()] == ["logits", "features"]
+    assert engine.get_providers() == ["CPUExecutionProvider"]
+    assert onnxruntime.get_available_providers()
+
+
+@pytest.mark.parametrize("group", [1, MEMBERS])
+def test_group_does_not_change_the_answers(tmp_path: Path, group: int) -> None:
+    network = NETWORKS["mlp"]
+    positions, images = positions_for(network), images_for(network)[:2]
+    assert export(network, positions, group, tmp_path, images) < 2e-6
+
+
+def test_graph_that_answers_otherwise_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight of one member is changed between saving and comparing."""
+    network = NETWORKS["mlp"]
+    save = onnx.save
+
+    def tamper(graph: onnx.ModelProto, file: Path) -> None:
+        save(graph, file)
+        with (file.parent / WEIGHTS).open("r+b") as weights:
+            weights.seek(-4, 2)
+            weights.write(np.float32(9).tobytes())
+
+    monkeypatch.setattr(onnx, "save", tamper)
+    with pytest.raises(ExportError, match=r"differ by \d\.\d\de[-+]\d\d in a logit") as caught:
+        export(network, positions_for(network), GROUP, tmp_path, images_for(network))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.xfail(reason="max(0.0, nan) is 0.0: _largest_difference calls NaN a perfect match")
+def test_answers_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
+    network = NETWORKS["mlp"]
+    positions = positions_for(network)
+    positions[1, 0] = np.nan
+    with pytest.raises(ExportError, match="nan"):
+        export(network, positions, GROUP, tmp_path, images_for(network))
+
+
+@pytest.mark.xfail(reason="export leaves the files that it refused where the next stage finds them")
+def test_refused_graph_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NETWORKS["mlp"]
+    monkeypatch.setattr("training.export.TOLERANCE", -1.0)
+    with pytest.raises(ExportError):
+        export(network, positions_for(network), GROUP, tmp_path, images_for(network))
+    assert not (tmp_path / GRAPH).exists()
