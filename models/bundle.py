@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +78,15 @@ def resolve(path: Path) -> Path:
     """
     if (path / MANIFEST).is_file():
         return path
-    versions = [child.parent for child in path.glob(f"*/{MANIFEST}")] if path.is_dir() else []
+    versions = [child.parent for child in path.glob(f"[!.]*/{MANIFEST}")] if path.is_dir() else []
     if not versions:
         raise BundleError(f"{path}: no bundle here ({MANIFEST} is missing)")
-    return max(versions, key=lambda version: (_number(version.name), version.name))
+    return max(versions, key=lambda version: _order(version.name))
 
 
-def _number(name: str) -> int:
-    return int(name) if name.isdecimal() else -1
+def _order(version: str) -> list[tuple[int, str]]:
+    """Sorts versions as their authors mean them: 2 before 10, 1.9 before 1.10."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in version.split(".")]
 
 
 def load(path: Path) -> Bundle:
@@ -103,9 +105,13 @@ def load(path: Path) -> Bundle:
         raise BundleError(f"{root / name}: not listed in {MANIFEST}")
     for name, expected in manifest.files.items():
         file = root / name
-        if not file.is_file():
+        if name not in present:
             raise BundleError(f"{file}: missing, though listed in {MANIFEST}")
-        if (actual := sha256(file)) != expected:
+        try:
+            actual = sha256(file)
+        except OSError as error:
+            raise BundleError(f"{file}: {error.strerror}") from error
+        if actual != expected:
             raise BundleError(f"{file}: sha256 is {actual}, {MANIFEST} says {expected}")
     return Bundle(root, digest, manifest, _read_tests(root, manifest), _read_golden(root, manifest))
 
@@ -135,6 +141,7 @@ def publish(source: Path, manifest: Manifest, target: Path) -> str:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    older = stage.with_name(f"{stage.name}-older")
     try:
         shutil.copytree(source, stage, dirs_exist_ok=True)
         files = sorted(file for file in stage.rglob("*") if file.is_file())
@@ -146,15 +153,14 @@ def publish(source: Path, manifest: Manifest, target: Path) -> str:
             file.chmod(0o755 if file.is_dir() else 0o644)
         stage.chmod(0o755)
         if target.exists():
-            discarded = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            os.replace(target, discarded / "old")
-            os.replace(stage, target)
-            shutil.rmtree(discarded)
-        else:
-            os.replace(stage, target)
+            os.replace(target, older)
+        os.replace(stage, target)
     except BaseException:
+        if older.exists() and not target.exists():
+            os.replace(older, target)
         shutil.rmtree(stage, ignore_errors=True)
         raise
+    shutil.rmtree(older, ignore_errors=True)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -164,13 +170,18 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+def read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+    """Read arrays of an archive, without pickle.
+
+    Raises:
+        BundleError: it is no archive of plain arrays, or lacks one.
+    """
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in names}
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {name: np.asarray(archive[name]) for name in names}
     except KeyError as error:
         raise BundleError(f"{file}: {error.args[0]}") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{file}: not a readable array archive ({error})") from error
 
 
@@ -181,9 +192,11 @@ def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
         raise BundleError(
             f"{root / MANIFEST}: unknown score {manifest.calibration.score!r}, known are {known}"
         )
-    arrays = _read_arrays(file, tuple(DETECTORS))
+    arrays = read_arrays(file, tuple(DETECTORS))
     tests = {}
     for name, scores in arrays.items():
+        if scores.dtype.kind != "f":
+            raise BundleError(f"{file}: {name} has type {scores.dtype}, expected real numbers")
         if scores.shape != (manifest.calibration.size,):
             raise BundleError(
                 f"{file}: {name} has shape {scores.shape}, "
@@ -198,10 +211,10 @@ def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
 
 def _read_golden(root: Path, manifest: Manifest) -> Golden:
     file = root / GOLDEN
-    arrays = _read_arrays(file, ("images", "logits"))
+    arrays = read_arrays(file, ("images", "logits"))
     images, logits = arrays["images"], arrays["logits"]
     channels, height, width = manifest.input.shape
-    count = len(images)
+    count = len(images) if images.ndim else 0
     expected_images = (count, height, width, channels)
     expected_logits = (count, manifest.members.count, len(manifest.labels))
     if images.shape != expected_images or logits.shape != expected_logits or count == 0:
@@ -209,4 +222,11 @@ def _read_golden(root: Path, manifest: Manifest) -> Golden:
             f"{file}: shapes {images.shape} and {logits.shape}, "
             f"expected {expected_images} and {expected_logits}"
         )
-    return Golden(images.astype(np.uint8, casting="safe"), logits.astype(np.float32))
+    if images.dtype != np.uint8 or logits.dtype.kind != "f":
+        raise BundleError(
+            f"{file}: images and logits have types {images.dtype} and {logits.dtype}, "
+            "expected uint8 and real numbers"
+        )
+    if not np.isfinite(logits.astype(np.float32)).all():
+        raise BundleError(f"{file}: logits must be finite")
+    return Golden(images.astype(np.uint8), logits.astype(np.float32))

@@ -6,8 +6,8 @@ With n calibration scores s_1 … s_n of held-out in-distribution images and a n
 
 If the new image is exchangeable with the calibration images, P(p ≤ α) ≤ α for every α (Vovk et al.
 2005; Bates et al. 2023, Annals of Statistics, arXiv 2104.08279). The rate is an average over draws
-of the calibration set: given one set it is Beta distributed around α (`flag_rate_interval`).
-Nothing is promised about shifted images, or about how many unfamiliar images are caught.
+of the calibration set: given one set it is Beta distributed around α. Nothing is promised about
+shifted images, or about how many unfamiliar images are caught.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class ConformalTest:
         Raises:
             CalibrationError: there are none, or one is not finite.
         """
-        values = np.sort(np.asarray(scores, dtype=np.float64))
+        values = np.asarray(scores, dtype=np.float64)
         if values.ndim != 1 or values.size == 0:
             raise CalibrationError(f"calibration scores must be a vector, got shape {values.shape}")
         if not np.isfinite(values).all():
             raise CalibrationError("calibration scores must be finite")
-        return cls(values)
+        return cls(np.sort(values))
 
     @property
     def size(self) -> int:

@@ -17,11 +17,11 @@ An image that already has the input's size and mode passes steps 1-5 untouched.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Floats = NDArray[np.float32]
 
@@ -43,6 +43,15 @@ class InputSpec(BaseModel):
     polarity: Literal["light-on-dark", "as-is"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        values = np.array([*self.mean, *self.std])
+        if not len(self.mean) == len(self.std) == self.channels or not np.isfinite(values).all():
+            raise ValueError("mean and std need one finite value a channel")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -88,9 +97,9 @@ def _to_channels(pixels: Floats, channels: int) -> tuple[Floats, tuple[str, ...]
 
 def _border(pixels: Floats) -> Floats:
     """The outermost pixels [N, n, C] of images [N, h, w, C]."""
-    return np.concatenate(
-        [pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]], axis=1
-    )
+    outermost = np.ones(pixels.shape[1:3], dtype=bool)
+    outermost[1:-1, 1:-1] = False
+    return pixels[:, outermost]
 
 
 def _letterbox(pixels: Floats, height: int, width: int) -> tuple[Floats, tuple[str, ...]]:

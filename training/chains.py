@@ -83,9 +83,10 @@ def advance(
             state, nll = _langevin_epoch(
                 problem, plan, state, images, labels, validation, randomness
             )
-        if not math.isfinite(nll):
+        if not (math.isfinite(nll) and state.position.isfinite().all()):
             raise ChainError(
-                f"chain {chain}: the loss is {nll} in epoch {state.epoch}: take a shorter step"
+                f"chain {chain}: the loss or a weight is not finite in epoch {state.epoch}: "
+                "take a shorter step"
             )
         write(checkpoint, state)
         report(Progress(chain, state.epoch, plan.epochs, nll))
@@ -195,8 +196,8 @@ def _langevin_epoch(
     batches = minibatches(len(labels), settings.batch_size, randomness)
     start = (state.epoch - plan.warm_epochs) * plan.steps_per_epoch
     current = sampler.init(state.position, start)
-    samples, trace, virials = [], [], []
-    virial, counted, losses = torch.zeros_like(state.position), 0, 0.0
+    samples, trace = [], []
+    virial, losses = torch.zeros_like(state.position), 0.0
     for batch in batches:
         nll = 0.0
 
@@ -207,15 +208,13 @@ def _langevin_epoch(
 
         current, info = sampler.step(current, gradient)
         virial.add_(info.virial)
-        counted += 1
         losses += nll
         if current.step in plan.sample_at:
             samples.append(current.position.clone())
         if current.step in plan.trace_at:
             trace.append(_observe(problem, current.position, *validation))
-            virials.append(_by_layer(problem, virial) * posterior.num_data / counted)
-            virial.zero_()
-            counted = 0
+    mean_virial = _by_layer(problem, virial) * posterior.num_data / plan.steps_per_epoch
+    sampling = state.epoch >= plan.warm_epochs + settings.burn_in_epochs
     state = ChainState(
         epoch=state.epoch + 1,
         position=current.position,
@@ -223,7 +222,7 @@ def _langevin_epoch(
         warm=state.warm,
         samples=torch.cat([state.samples, *(sample[None] for sample in samples)]),
         trace=torch.cat([state.trace, *(values[None] for values in trace)]),
-        virial=torch.cat([state.virial, *(values[None] for values in virials)]),
+        virial=torch.cat([state.virial, mean_virial[None]]) if sampling else state.virial,
     )
     return state, losses / plan.steps_per_epoch
 

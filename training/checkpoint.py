@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class ChainState:
         warm: weights at the end of the warm start, [D].
         samples: weights kept so far, [s, D].
         trace: observables on validation images at each trace point so far, [t, 3].
-        virial: N ⟨θ∘∇Ū⟩ per layer, mean over the steps of each trace interval so far, [t, L].
+        virial: N ⟨θ∘∇Ū⟩ per layer, mean over the steps of each sampling epoch so far, [e, L].
     """
 
     epoch: int
@@ -59,7 +60,8 @@ def write(checkpoint: Path, state: ChainState) -> None:
         save_file(tensors, temporary, metadata={"state": json.dumps({"epoch": state.epoch})})
         os.replace(temporary, checkpoint)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise ChainError(
             f"{checkpoint}: cannot be written ({error}): make room and resume"
         ) from error

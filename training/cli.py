@@ -31,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console(markup=False)
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe, or path of a .toml file.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -55,7 +55,9 @@ FAILURES = (
     ChainError,
     data.DataError,
     recipes.RecipeError,
+    OSError,
 )
+INTERRUPTED = 130  # what typer makes of KeyboardInterrupt
 
 
 def main() -> None:
@@ -65,9 +67,10 @@ def main() -> None:
     except FAILURES as failure:
         typer.echo(f"error: {failure}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command resumes", err=True)
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            typer.echo("stopped; the same command resumes", err=True)
+        raise
 
 
 @app.command()

@@ -24,6 +24,7 @@ LAYER_TEMPERATURE_WITHIN = 0.2
 MAX_RHAT = 1.10
 MIN_ESS = 50
 NOISE_BATCHES = 32
+MAX_JSON = 1e6  # stands for infinity, which JSON has not
 
 
 def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dict[str, Any]]:
@@ -39,7 +40,7 @@ def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dic
     virial = np.stack([result.virial for result in results])
     trace = np.stack([result.trace for result in results])
     overall, layers = configurational_temperature(virial, weights)
-    rhat = {name: split_rhat(trace[:, :, i]) for i, name in enumerate(OBSERVABLES)}
+    rhat = {name: min(split_rhat(trace[:, :, i]), MAX_JSON) for i, name in enumerate(OBSERVABLES)}
     ess = {name: effective_sample_size(trace[:, :, i]) for i, name in enumerate(OBSERVABLES)}
 
     checks = {"asked_temperature": Check(value=temperature, low=1, high=1)}
@@ -47,7 +48,7 @@ def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dic
     for name, layer in zip(names, layers, strict=True):
         checks[f"temperature.{name}"] = _within(layer.value, temperature, LAYER_TEMPERATURE_WITHIN)
     for name, value in rhat.items():
-        checks[f"rhat.{name}"] = Check(value=round(min(value, 1e6), 4), high=MAX_RHAT)
+        checks[f"rhat.{name}"] = Check(value=round(value, 4), high=MAX_RHAT)
     checks["ess.nll"] = Check(value=round(ess["nll"], 1), low=MIN_ESS)
     figures = {
         "asked_temperature": temperature,

@@ -57,7 +57,8 @@ def effective_sample_size(draws: Array) -> float:
     correlation = 1 - (within - covariance) / total
     correlation[0] = 1.0
     pairs = correlation[: n - n % 2].reshape(-1, 2).sum(axis=1)
-    kept = int(np.argmax(pairs < 0)) if (pairs < 0).any() else pairs.size - 1
+    last = max(0, (n - 3) // 2)
+    kept = min(int(np.argmax(pairs < 0)), last) if (pairs < 0).any() else last
     following = max(0.0, correlation[2 * kept])
     tau = -1 + 2 * np.minimum.accumulate(pairs[:kept]).sum() + following
     return float(m * n / max(tau, 1 / np.log10(m * n)))

@@ -49,5 +49,5 @@ def missed_at(familiar: Array, unfamiliar: Array, share: float) -> float:
 
     The threshold is the `share` quantile of the familiar scores; a score up to it is accepted.
     """
-    threshold = np.quantile(familiar, share, method="higher")
+    threshold = np.quantile(familiar, share, method="inverted_cdf")
     return float((unfamiliar <= threshold).mean())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -43,10 +46,11 @@ def run_all(
         initializer=_initialise,
         initargs=(messages, stop),
     ) as pool:
-        futures = [
-            pool.submit(_work, recipe, data_dir, run, chain)
-            for chain in range(recipe.sampler.chains)
-        ]
+        with _uninterrupted():
+            futures = [
+                pool.submit(_work, recipe, data_dir, run, chain)
+                for chain in range(recipe.sampler.chains)
+            ]
         try:
             _follow(futures, messages, report)
         except BaseException:
@@ -54,6 +58,16 @@ def run_all(
             for future in futures:
                 future.cancel()
             raise
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C; processes that are started meanwhile ignore it all their life."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _follow(
@@ -83,9 +97,17 @@ _stop: Event | None = None
 def _initialise(messages: Queue[Progress], stop: Event) -> None:
     global _messages, _stop
     _messages, _stop = messages, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+
+
+def _end_with_parent() -> None:
+    """Nobody reads or stops a chain whose parent was killed; its checkpoint is complete."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(recipe: Recipe, data_dir: Path | None, run: Path, chain: int) -> bool:

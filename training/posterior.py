@@ -85,4 +85,4 @@ class Posterior:
 def minibatches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """One epoch of index batches [B], drawn without replacement; a short last batch is dropped."""
     order = torch.randperm(size, generator=generator)
-    yield from order[: size - size % batch_size].split(batch_size)
+    yield from order.split(batch_size)[: size // batch_size]

@@ -8,7 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from models.detectors import DETECTORS
 from models.manifest import Name
@@ -51,9 +58,9 @@ class Architecture(_Table):
     """Arguments of `models.networks.build`."""
 
     name: Literal["lenet", "mlp"]
-    channels: tuple[int, ...] = ()
-    kernel: int = 5
-    hidden: tuple[int, ...]
+    channels: tuple[PositiveInt, ...] = ()
+    kernel: PositiveInt = 5
+    hidden: tuple[PositiveInt, ...]
     activation: Literal["relu", "silu", "tanh"] = "relu"
 
 
@@ -179,6 +186,8 @@ def load(source: str) -> Recipe:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"{path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path}: not UTF-8: {error.reason}") from error
     elif source in names():
         text = (resources.files("training") / "recipes" / f"{source}.toml").read_text("utf-8")
     else:
@@ -188,7 +197,10 @@ def load(source: str) -> Recipe:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: not TOML: {error}") from error
-    return _validate(content, source)
+    recipe = _validate(content, source)
+    if not recipe.sampler.sampling_epochs:
+        raise RecipeError(f"{source}: sampler.sampling_epochs: must be positive to draw samples")
+    return recipe
 
 
 def _validate(content: dict[str, Any], source: str) -> Recipe:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from models import bundle as bundles
 from models.conformal import ConformalTest
@@ -77,12 +78,12 @@ class Run:
             RunError: `path` belongs to another recipe.
         """
         file = path / "recipe.json"
-        content = recipe.model_dump_json(indent=1)
-        if file.exists() and Recipe.model_validate_json(file.read_text()) != recipe:
+        if file.exists() and _recipe(file) != recipe:
             raise RunError(f"{path} belongs to another recipe (see {file}): use another --out")
         path.mkdir(parents=True, exist_ok=True)
-        file.write_text(content + "\n")
-        return cls(recipe, path, data_dir)
+        run = cls(recipe, path, data_dir)
+        run.write(file.name, recipe.model_dump(mode="json"))
+        return run
 
     @classmethod
     def open(cls, path: Path, data_dir: Path) -> Run:
@@ -94,7 +95,7 @@ class Run:
         file = path / "recipe.json"
         if not file.exists():
             raise RunError(f"{path}: no run here: start one with `sample` or `run`")
-        return cls(Recipe.model_validate_json(file.read_text()), path, data_dir)
+        return cls(_recipe(file), path, data_dir)
 
     @cached_property
     def problem(self) -> Problem:
@@ -230,8 +231,8 @@ class Run:
 
     def _tests(self) -> dict[str, ConformalTest]:
         file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: ConformalTest.fit(arrays[name]) for name in DETECTORS}
+        arrays = bundles.read_arrays(file, tuple(DETECTORS))
+        return {name: ConformalTest.fit(arrays[name].astype(np.float64)) for name in arrays}
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]
@@ -245,8 +246,19 @@ class Run:
         os.replace(temporary, self.path / name)
 
     def _read(self, stage: str, name: str) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(_made_by(stage, self.path / name).read_text())
+        file = _made_by(stage, self.path / name)
+        try:
+            content: dict[str, Any] = json.loads(file.read_text())
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: run the {stage} stage again") from error
         return content
+
+
+def _recipe(file: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise RunError(f"{file} is damaged: use another --out") from error
 
 
 def _made_by(stage: str, file: Path) -> Path:

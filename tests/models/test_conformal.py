@@ -88,11 +88,7 @@ def test_precision_of_the_score_does_not_matter() -> None:
         (np.array([1.0, np.nan]), "must be finite"),
         (np.array([1.0, np.inf]), "must be finite"),
         (np.array([-np.inf, 1.0]), "must be finite"),
-        pytest.param(
-            np.array(1.0),
-            r"must be a vector, got shape \(\)",
-            marks=pytest.mark.xfail(reason="fit sorts before it looks at the shape"),
-        ),
+        pytest.param(np.array(1.0), r"must be a vector, got shape \(\)"),
     ],
 )
 def test_scores_that_allow_no_p_value(scores: Any, reason: str) -> None:

@@ -165,10 +165,6 @@ def test_generators_are_independent_of_each_other() -> None:
     assert chains.generator(1, 2, 3).initial_seed() == chains.generator(1, 2, 3).initial_seed()
 
 
-@pytest.mark.xfail(
-    reason="_langevin_epoch starts each epoch with an empty virial, so an interval that spans "
-    "several epochs is averaged over its last epoch alone"
-)
 def test_virial_counts_every_step_of_the_sampling_phase(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,9 +238,6 @@ def test_step_that_is_far_too_long_is_an_error(problem: Problem, tmp_path: Path)
     assert state_of(problem, path_of(tmp_path, 0)).epoch == 2
 
 
-@pytest.mark.xfail(
-    reason="advance looks at the losses before each step, not at the weights after the last one"
-)
 def test_weights_that_are_not_finite_are_never_kept(
     problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +268,6 @@ def test_full_disk_keeps_the_older_checkpoint(
     assert file.read_bytes() == path_of(finished, 0).read_bytes()
 
 
-@pytest.mark.xfail(reason="the clean-up in checkpoint.write fails where the folder is none")
 def test_folder_that_cannot_be_made(problem: Problem, tmp_path: Path) -> None:
     (tmp_path / "chains").write_text("a file")
     with pytest.raises(ChainError, match="cannot be written"):

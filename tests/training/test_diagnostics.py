@@ -58,9 +58,6 @@ def test_effective_sample_size_equals_that_of_arviz(draws: Array) -> None:
     assert effective_sample_size(draws) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.xfail(
-    reason="arviz and Stan look at no lag from n - 2 on; summing all of them gives up to 14 % less"
-)
 @pytest.mark.parametrize("draws", UNMIXED, ids=shape_of)
 def test_effective_sample_size_of_unmixed_chains_equals_that_of_arviz(draws: Array) -> None:
     expected = array_stats.ess(draws, method="mean")

@@ -165,7 +165,6 @@ def test_graph_that_answers_otherwise_is_an_error(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="max(0.0, nan) is 0.0: _largest_difference calls NaN a perfect match")
 def test_answers_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
     network = NETWORKS["mlp"]
     positions = positions_for(network)
@@ -174,7 +173,6 @@ def test_answers_that_are_not_numbers_are_an_error(tmp_path: Path) -> None:
         export(network, positions, GROUP, tmp_path, images_for(network))
 
 
-@pytest.mark.xfail(reason="export leaves the files that it refused where the next stage finds them")
 def test_refused_graph_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = NETWORKS["mlp"]
     monkeypatch.setattr("training.export.TOLERANCE", -1.0)

@@ -109,7 +109,6 @@ def test_minibatches_draw_without_replacement_and_drop_a_short_last_one(
     assert set(drawn) <= set(range(size))
 
 
-@pytest.mark.xfail(reason="torch splits an empty tensor into one empty batch")
 @pytest.mark.parametrize("size", [0, 1, 4])
 def test_no_minibatch_of_fewer_examples_than_one_batch(size: int) -> None:
     assert list(minibatches(size, 5, torch.Generator())) == []

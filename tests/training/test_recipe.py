@@ -105,12 +105,10 @@ def test_recipe_that_does_not_fit(file: Path, old: str, new: str, reason: str) -
     refuse(file, SHIPPED.replace(old, new, 1), reason)
 
 
-@pytest.mark.xfail(reason="load lets UnicodeDecodeError through")
 def test_recipe_in_another_encoding(file: Path) -> None:
     refuse(file, SHIPPED.replace("σ", "Ångström").encode("latin-1", "replace"), "UTF-8")
 
 
-@pytest.mark.xfail(reason="Architecture takes sizes of zero and below")
 @pytest.mark.parametrize("line", ["hidden = [0]", "hidden = [-3]", "hidden = [32]\nkernel = 0"])
 def test_network_without_units(file: Path, line: str) -> None:
     refuse(file, SHIPPED.replace("hidden = [32]", line), r"^network\.(hidden|kernel)")

@@ -291,18 +291,15 @@ def test_damaged_data(tmp_path: Path, call: Call) -> None:
     assert file.read_bytes() == b"damaged"
 
 
-@pytest.mark.xfail(reason="Recipe accepts sampling_epochs = 0, and diagnose ends in a ValueError")
 def test_recipe_that_draws_no_samples(recipe: Path, call: Call, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("sampling_epochs = 8", "sampling_epochs = 0"))
     assert "sampling" in call("run", recipe, "--out", tmp_path / "out", "--workers", 1).failure
 
 
-@pytest.mark.xfail(reason="OSErrors of the run directory are not among the CLI's failures")
 def test_run_directory_that_cannot_be_made(recipe: Path, call: Call) -> None:
     assert str(recipe) in call("sample", recipe, "--out", recipe).failure
 
 
-@pytest.mark.xfail(reason="damaged JSON of a run directory ends in a traceback")
 @pytest.mark.parametrize("content", ["", "{"])
 @pytest.mark.parametrize(
     ("stage", "name"), [("diagnose", "recipe.json"), ("publish", "evaluation.json")]
@@ -314,7 +311,6 @@ def test_damaged_file_of_the_run_directory(
     assert str(run / name) in call(stage, run).failure
 
 
-@pytest.mark.xfail(reason="a calibration.npz cut short ends in a traceback")
 def test_damaged_calibration(run: Path, call: Call) -> None:
     file = run / "bundle" / "calibration.npz"
     file.write_bytes(b"cut")
@@ -360,7 +356,6 @@ def test_inspect_nothing(tmp_path: Path, call: Call) -> None:
     assert call("inspect", tmp_path).failure.startswith(f"{tmp_path}: no bundle here")
 
 
-@pytest.mark.xfail(reason="console.print reads brackets in paths and labels as markup")
 def test_inspect_prints_names_as_they_are(run: Path, call: Call) -> None:
     named = run.rename(run.with_name("[red]"))
     assert str(named) in call("inspect", named).out
@@ -421,7 +416,6 @@ def test_interrupt_saves_and_resumes(
     assert call("inspect", tmp_path / "run").out.count("safetensors: present") == 2
 
 
-@pytest.mark.xfail(reason="a worker ignores Ctrl-C only once it has imported everything")
 def test_interrupt_while_the_workers_start(sampling: subprocess.Popen[str]) -> None:
     wait_until(lambda: len(alive(sampling.pid)) == 3)
     time.sleep(1)
@@ -431,7 +425,6 @@ def test_interrupt_while_the_workers_start(sampling: subprocess.Popen[str]) -> N
     assert "Traceback" not in err
 
 
-@pytest.mark.xfail(reason="typer turns KeyboardInterrupt into exit 130 before main can say so")
 def test_interrupt_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -442,7 +435,6 @@ def test_interrupt_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatc
     assert outcome.err == "stopped; the same command resumes\n"
 
 
-@pytest.mark.xfail(reason="a worker whose parent was killed samples on, and never ends")
 def test_killed_run_leaves_no_process_behind(
     sampling: subprocess.Popen[str], tmp_path: Path
 ) -> None:

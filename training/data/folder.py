@@ -130,10 +130,7 @@ def _read_image(file: Path, channels: int) -> NDArray[np.uint8]:
 
 def _check_header(file: Path, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{file} has {image.width * image.height} pixels, more than {MAX_PIXELS}: make it "
-            "smaller"
-        )
+        raise DataError(f"{file} has more than {MAX_PIXELS} pixels: make the image smaller")
     if image.mode not in _MODES:
         raise DataError(
             f"{file} has pixels of kind {image.mode!r}: convert it to 8 bits a channel, grey or RGB"

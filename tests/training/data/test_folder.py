@@ -104,7 +104,7 @@ def test_missing_empty_and_misplaced(letters: Path, tmp_path: Path) -> None:
         ("x.png", b"", "is not a BMP, JPEG, PNG, WEBP image"),
         ("x.png", b"GIF89a\1\0\1\0\0\0\0", "is not a BMP, JPEG, PNG, WEBP image"),
         ("x.png", png_header(28, 28), "cannot be decoded"),
-        ("x.png", png_header(5000, 5000), "25000000 pixels"),
+        ("x.png", png_header(5000, 5000), "more than 16777216 pixels"),
         ("x.png", png_header(10000, 10000), "more than 16777216 pixels"),
         ("x.png", png_header(30000, 30000), "more than 16777216 pixels"),
         ("x.gif", b"GIF89a", "is not one of .bmp"),
