@@ -51,14 +51,14 @@ def main(runs: Annotated[list[Path], typer.Argument(help="Finished run directori
 
 
 def _print_quality(methods: dict[str, list[Figures]]) -> None:
-    print(f"| test set | {' | '.join(QUALITY)} |")
-    print("|---" * (len(QUALITY) + 1) + "|")
+    print(f"| test set | seeds | {' | '.join(QUALITY)} |")
+    print("|---" * (len(QUALITY) + 2) + "|")
     for method, results in methods.items():
         cells = [
             _cell([figure(result["test"]) for result in results], decimals)
             for figure, decimals in QUALITY.values()
         ]
-        print(f"| {method} | {' | '.join(cells)} |")
+        print(f"| {method} | {len(results)} | {' | '.join(cells)} |")
 
 
 def _print_separation(methods: dict[str, list[Figures]], foreign: str) -> None:
