@@ -32,7 +32,7 @@ def write(
     Args:
         folder: the bundle to be.
         manifest: what is published.
-        diagnostics: figures of `training.diagnose`.
+        diagnostics: figures of `training.verdict`.
         chains: finished chains, for their traces.
         scores: the flag's score on the test set (key "test") and on unfamiliar sets.
     """

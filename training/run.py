@@ -41,11 +41,11 @@ from models.uncertainty import summarise
 from training import chains, data, export, pool, report
 from training.calibrate import calibrate, stored
 from training.data import Dataset
-from training.diagnose import diagnose
 from training.evaluate import evaluate
 from training.members import thin
 from training.problem import Problem, formulate, source
 from training.recipe import Recipe
+from training.verdict import diagnose
 
 GOLDEN_IMAGES = 16
 PARITY_IMAGES = 256

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from training.chains import ChainResult
-from training.diagnose import diagnose
 from training.problem import Problem
 from training.recipe import change
+from training.verdict import diagnose
 
 LAYERS = ("dense1", "dense2")
 
