@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,6 @@ from pydantic import (
     model_validator,
 )
 
-from models.detectors import DETECTORS
 from models.manifest import Name
 from models.policy import Policy
 from training.schedules import Schedule, constant, cooling, polynomial
@@ -139,8 +137,6 @@ class Recipe(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.score not in DETECTORS:
-            raise ValueError(f"score must be one of {', '.join(DETECTORS)}")
         if (
             self.sampler.sampling_epochs
             and self.members > self.sampler.chains * self.sampler.samples
@@ -149,11 +145,6 @@ class Recipe(_Table):
         if "default" not in self.policies:
             raise ValueError('policies must contain "default"')
         return self
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the recipe's content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def names() -> list[str]:

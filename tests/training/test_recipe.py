@@ -58,7 +58,7 @@ def test_names_are_those_of_the_files() -> None:
 def test_file_and_name_give_the_same_recipe(file: Path) -> None:
     file.write_text(SHIPPED)
     assert load(str(file)) == load("digits")
-    assert load(str(file)).digest == load("digits").digest
+    assert load(str(file)) == load("digits")
 
 
 def test_recipe_survives_json() -> None:
@@ -135,7 +135,7 @@ def test_change_merges_tables_and_checks_anew() -> None:
     assert changed.sampler.chains == 7
     assert changed.sampler.samples == recipe.sampler.samples
     assert recipe.seed == 1
-    assert changed.digest != recipe.digest
+    assert changed != recipe
     bad: list[dict[str, Any]] = [{"sampler": {"chains": 0}}, {"colour": 1}, {"members": 1000}]
     for values in bad:
         with pytest.raises(RecipeError, match=r"^digits: "):
