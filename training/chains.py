@@ -201,12 +201,12 @@ def _langevin_epoch(
     for batch in batches:
         nll = 0.0
 
-        def gradient(position: Tensor, batch: Tensor = batch) -> Tensor:
+        def target(position: Tensor, batch: Tensor = batch) -> tuple[Tensor, Tensor]:
             nonlocal nll
             force, nll = posterior.gradient(position, images[batch], labels[batch])
-            return force
+            return force.new_tensor(nll), force
 
-        current, info = sampler.step(current, gradient)
+        current, info = sampler.step(current, target)
         virial.add_(info.virial)
         losses += nll
         if current.step in plan.sample_at:

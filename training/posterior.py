@@ -1,8 +1,8 @@
 """The posterior of a network's weights, and its gradient.
 
-U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) + Σ_j θ_j² / (2 σ_j²) over N examples: cross-entropy, and a Gaussian prior
-with a standard deviation σ_j for each weight. N and σ have no default: without N the temperature
-has no meaning, and without a prior there is no posterior.
+U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) − log p(θ) over N examples: cross-entropy, and a prior with a standard
+deviation σ_j for each weight. N and σ have no default: without N the temperature has no meaning,
+and without a prior there is no posterior.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.networks import Network
+from training.priors import Family, Prior
+from training.samplers.protocol import Target
 
 
 class PriorError(ValueError):
@@ -29,19 +31,27 @@ class Posterior:
     Attributes:
         network: the architecture.
         num_data: N.
-        prior_std: σ for every weight, [D].
+        prior: p(θ).
     """
 
     network: Network
     num_data: int
-    prior_std: Tensor
+    prior: Prior
 
     @classmethod
-    def build(cls, network: Network, num_data: int, prior_std: dict[str, float]) -> Posterior:
+    def build(
+        cls,
+        network: Network,
+        num_data: int,
+        prior_std: dict[str, float],
+        family: Family = "gaussian",
+        degrees_of_freedom: float = 5.0,
+    ) -> Posterior:
         """Posterior with one prior standard deviation for each named parameter of the network.
 
         Raises:
-            PriorError: a parameter has no prior, a name is unknown, or a σ is not positive.
+            PriorError: a parameter has no prior, a name is unknown, a σ is not positive, or
+                Student's t has no standard deviation.
         """
         if num_data <= 0:
             raise PriorError(f"num_data must be positive, got {num_data}")
@@ -54,15 +64,15 @@ class Posterior:
         for name, std in prior_std.items():
             if not (std > 0 and math.isfinite(std)):
                 raise PriorError(f"prior_std of {name} must be positive and finite, got {std}")
+        if not degrees_of_freedom > 2:
+            raise PriorError(
+                f"degrees_of_freedom must exceed 2, or σ is infinite; got {degrees_of_freedom}"
+            )
         stds = [
             torch.full((math.prod(shape),), prior_std[name])
             for name, shape in network.shapes.items()
         ]
-        return cls(network, num_data, torch.cat(stds))
-
-    def draw_prior(self, generator: torch.Generator) -> Tensor:
-        """One draw [D] from the prior."""
-        return torch.randn(self.network.num_weights, generator=generator) * self.prior_std
+        return cls(network, num_data, Prior(family, torch.cat(stds), degrees_of_freedom))
 
     def logits(self, position: Tensor, images: Tensor) -> Tensor:
         """Logits [B, K] of one weight vector [D] for images [B, C, H, W]."""
@@ -71,15 +81,21 @@ class Posterior:
         return logits.squeeze(1)
 
     def gradient(self, position: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-        """∇Ū_B [D] at `position` [D], the prior counted once, and the batch's mean NLL in nats."""
+        """∇Ū_B [D] at `position` [D], prior counted once, and the batch's mean NLL in nats."""
         leaf = position.detach().requires_grad_()
         loss = F.cross_entropy(self.logits(leaf, images), labels)
         (gradient,) = torch.autograd.grad(loss, leaf)
-        return self.add_prior(gradient, position), loss.item()
+        self.prior.add_gradient(gradient, position, self.num_data)
+        return gradient, loss.item()
 
-    def add_prior(self, gradient: Tensor, position: Tensor) -> Tensor:
-        """Add the prior's part θ / (N σ²) of ∇Ū to the gradient of the mean NLL, in place."""
-        return gradient.addcdiv_(position, self.prior_std.square(), value=1 / self.num_data)
+    def target(self, images: Tensor, labels: Tensor) -> Target:
+        """Ū_B and ∇Ū_B as functions of one weight vector; of all N images, they are exact."""
+
+        def evaluate(position: Tensor) -> tuple[Tensor, Tensor]:
+            gradient, nll = self.gradient(position, images, labels)
+            return nll + self.prior.energy(position) / self.num_data, gradient
+
+        return evaluate
 
 
 def minibatches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

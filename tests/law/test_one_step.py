@@ -16,18 +16,23 @@ from training.schedules import constant, polynomial
 N = 60_000
 
 
+def no_force(position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return position.new_zeros(position.shape[:-1]), torch.zeros_like(position)
+
+
 def test_one_step_equals_the_formula_computed_by_hand() -> None:
     seed, step_size, temperature, num_data, prior_std = 3, 0.1, 0.7, 50, 2.0
     position = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     inputs = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
     targets = torch.tensor([1.5, -0.5], dtype=torch.float64)
 
-    def gradient(weights: torch.Tensor) -> torch.Tensor:
+    def target(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         residual = inputs @ weights - targets
-        return inputs.T @ residual / len(targets) + weights / (num_data * prior_std**2)
+        energy = residual.square().sum() / (2 * len(targets))
+        return energy, inputs.T @ residual / len(targets) + weights / (num_data * prior_std**2)
 
     sampler = SGLD(num_data, constant(step_size), torch.Generator().manual_seed(seed), temperature)
-    state, info = sampler.step(sampler.init(position), gradient)
+    state, info = sampler.step(sampler.init(position), target)
 
     noise = torch.randn(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     residuals = [1.0 * 1 + 2 * 0.5 - 1.5, 1.0 * -2 + 1 * 0.5 + 0.5]
@@ -46,14 +51,14 @@ def test_posterior_gradient_has_prior_and_likelihood_exactly_once() -> None:
     stds = dict(zip(network.shapes, (0.5, 1.0, 2.0, 3.0), strict=True))
     posterior = Posterior.build(network, 40, stds)
     randomness = torch.Generator().manual_seed(0)
-    position = posterior.draw_prior(randomness).double()
+    position = posterior.prior.draw(randomness).double()
     images = torch.randn(40, 1, 2, 2, generator=randomness, dtype=torch.float64)
     labels = torch.randint(0, 3, (40,), generator=randomness)
 
     def mean_potential(weights: torch.Tensor) -> float:
         log_probabilities = posterior.logits(weights, images).log_softmax(1)
         likelihood = log_probabilities[torch.arange(40), labels].sum()
-        prior = -(weights**2 / (2 * posterior.prior_std.double() ** 2)).sum()
+        prior = -(weights**2 / (2 * posterior.prior.std.double() ** 2)).sum()
         return -(likelihood + prior).item() / 40
 
     gradient, _ = posterior.gradient(position, images, labels)
@@ -72,7 +77,7 @@ def test_without_temperature_it_is_sgd_bit_for_bit(schedule) -> None:  # type: i
     randomness = torch.Generator().manual_seed(5)
     images = torch.randn(num_data, 1, 14, 14, generator=randomness)
     labels = torch.randint(0, 4, (num_data,), generator=randomness)
-    start = posterior.draw_prior(randomness)
+    start = posterior.prior.draw(randomness)
 
     sampler = SGLD(num_data, schedule, torch.Generator().manual_seed(0), temperature=0.0)
     state = sampler.init(start)
@@ -87,7 +92,7 @@ def test_without_temperature_it_is_sgd_bit_for_bit(schedule) -> None:  # type: i
         optimiser.param_groups[0]["lr"] = schedule(step)
         weights.grad = gradient(weights.data)
         optimiser.step()
-        state, _ = sampler.step(state, gradient)
+        state, _ = sampler.step(state, lambda w, g=gradient: (w.sum(), g(w)))
         assert torch.equal(state.position, weights.data)
 
 
@@ -99,7 +104,7 @@ def test_prior_equals_the_weight_decay_of_torch() -> None:
     randomness = torch.Generator().manual_seed(5)
     images = torch.randn(64, 1, 3, 3, generator=randomness, dtype=torch.float64)
     labels = torch.randint(0, 3, (64,), generator=randomness)
-    start = posterior.draw_prior(randomness).double()
+    start = posterior.prior.draw(randomness).double()
 
     sampler = SGLD(num_data, constant(0.3), torch.Generator(), temperature=0.0)
     state = sampler.init(start)
@@ -109,7 +114,7 @@ def test_prior_equals_the_weight_decay_of_torch() -> None:
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(posterior.logits(weights, images), labels).backward()
         optimiser.step()
-        state, _ = sampler.step(state, lambda w: posterior.gradient(w, images, labels)[0])
+        state, _ = sampler.step(state, posterior.target(images, labels))
     torch.testing.assert_close(state.position, weights.data, rtol=1e-12, atol=1e-14)
 
 
@@ -121,7 +126,7 @@ def test_noise_alone_has_variance_two_eta_t_over_n(
     size, step_size = 200_000, 0.2
     sampler = SGLD(N, constant(step_size), generator, temperature)
     start = torch.zeros(2, size // 2, dtype=torch.float64)
-    state, _ = sampler.step(sampler.init(start), torch.zeros_like)
+    state, _ = sampler.step(sampler.init(start), no_force)
     increments = state.position.flatten().numpy() / math.sqrt(2 * step_size * temperature / N)
     chi_square = (increments**2).sum()
     assert abs(chi_square - size) < 4 * math.sqrt(2 * size)
@@ -129,6 +134,6 @@ def test_noise_alone_has_variance_two_eta_t_over_n(
     first, second = increments[: size // 2], increments[size // 2 :]
     assert abs(np.corrcoef(first, second)[0, 1]) < 4 / math.sqrt(size // 2)
 
-    again, _ = sampler.step(state, torch.zeros_like)
+    again, _ = sampler.step(state, no_force)
     fresh = (again.position - 0).flatten().numpy() / math.sqrt(2 * step_size * temperature / N)
     assert abs(np.corrcoef(fresh - increments, increments)[0, 1]) < 4 / math.sqrt(size)

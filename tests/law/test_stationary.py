@@ -31,7 +31,7 @@ def test_gaussian_target_has_the_exact_discretised_variance(
     state = sampler.init(start * math.sqrt(posterior_variance))
     virial = 0.0
     for _ in range(80):
-        state, info = sampler.step(state, lambda theta: curvature * theta)
+        state, info = sampler.step(state, lambda theta: (theta, curvature * theta))
         virial = N * info.virial.mean().item()
     exact = posterior_variance / (1 - step_size * curvature / 2)
     assert state.position.var().item() / exact == pytest.approx(1, abs=4 * math.sqrt(2 / size))
@@ -46,14 +46,16 @@ def test_without_data_a_real_network_samples_its_prior(generator: torch.Generato
     posterior = Posterior.build(network, 100, stds)
     chains, step_size = 8, 0.05
 
-    def gradient(position: Tensor) -> Tensor:
-        return posterior.add_prior(torch.zeros_like(position), position)
+    def target(position: Tensor) -> tuple[Tensor, Tensor]:
+        force = torch.zeros_like(position)
+        posterior.prior.add_gradient(force, position, posterior.num_data)
+        return posterior.prior.energy(position) / posterior.num_data, force
 
-    start = torch.stack([posterior.draw_prior(generator) for _ in range(chains)])
+    start = torch.stack([posterior.prior.draw(generator) for _ in range(chains)])
     sampler = SGLD(posterior.num_data, constant(step_size), generator)
     state = sampler.init(start)
     for _ in range(300):
-        state, _ = sampler.step(state, gradient)
+        state, _ = sampler.step(state, target)
     parts = network.unflatten(state.position)
     for name, part in parts.items():
         curvature = 1 / (posterior.num_data * stds[name] ** 2)
@@ -137,7 +139,7 @@ def test_minibatch_regression_solves_the_lyapunov_equation(
     normal = torch.randn(chains, 3, generator=generator, dtype=torch.float64)
     state = sampler.init(problem.mean + normal @ factor.T)
 
-    def gradient(theta: Tensor) -> Tensor:
+    def target(theta: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.zeros(chains, problem.size, dtype=torch.float64)
         if batch == problem.size:
             counts += 1
@@ -147,11 +149,11 @@ def test_minibatch_regression_solves_the_lyapunov_equation(
         else:
             keys = torch.rand(chains, problem.size, generator=generator)
             counts.scatter_(1, keys.topk(batch, dim=1).indices, 1.0)
-        return problem.gradient(theta, counts)
+        return theta[..., 0], problem.gradient(theta, counts)
 
     kept = []
     for index in range(1, steps + 1):
-        state, _ = sampler.step(state, gradient)
+        state, _ = sampler.step(state, target)
         if index % keep_every == 0:
             kept.append(state.position.clone())
     deviations = torch.stack(kept) - problem.mean

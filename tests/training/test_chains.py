@@ -20,7 +20,8 @@ from training.checkpoint import TENSORS, ChainError, ChainState, path_of, read
 from training.posterior import Posterior
 from training.problem import Problem
 from training.recipe import change
-from training.samplers.sgld import SGLD, SGLDInfo, SGLDState
+from training.samplers.protocol import Info, Target
+from training.samplers.sgld import SGLD, SGLDState
 
 EPOCHS = 8
 
@@ -172,10 +173,8 @@ def test_virial_counts_every_step_of_the_sampling_phase(
     seen: list[torch.Tensor] = []
     step = SGLD.step
 
-    def recorded(
-        self: SGLD, state: SGLDState, gradient: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[SGLDState, SGLDInfo]:
-        state, info = step(self, state, gradient)
+    def recorded(self: SGLD, state: SGLDState, target: Target) -> tuple[SGLDState, Info]:
+        state, info = step(self, state, target)
         seen.append(info.virial.double())
         return state, info
 

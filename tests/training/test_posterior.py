@@ -21,7 +21,7 @@ def network() -> Network:
 
 def test_prior_std_follows_the_flat_vector(network: Network) -> None:
     shuffled = dict(reversed(STDS.items()))
-    std = Posterior.build(network, 10, shuffled).prior_std
+    std = Posterior.build(network, 10, shuffled).prior.std
     assert std.tolist() == [0.5] * 30 + [1.0] * 5 + [2.0] * 20 + [3.0] * 4
 
 
@@ -54,7 +54,7 @@ def test_prior_draws_have_the_prior_std() -> None:
     posterior = Posterior.build(wide, 10, STDS)
     generator = torch.Generator().manual_seed(7)
     print("seed 7")
-    drawn = posterior.draw_prior(generator)[:100_000] / 0.5
+    drawn = posterior.prior.draw(generator)[:100_000] / 0.5
     assert abs(drawn.mean().item()) < 4.5 / math.sqrt(100_000)
     assert drawn.var().item() == pytest.approx(1.0, abs=4.5 * math.sqrt(2 / 100_000))
 
@@ -62,7 +62,7 @@ def test_prior_draws_have_the_prior_std() -> None:
 def test_logits_are_those_of_one_member(network: Network) -> None:
     posterior = Posterior.build(network, 10, STDS)
     generator = torch.Generator().manual_seed(0)
-    positions = torch.stack([posterior.draw_prior(generator) for _ in range(3)])
+    positions = torch.stack([posterior.prior.draw(generator) for _ in range(3)])
     images = torch.randn(6, 1, 2, 3, generator=generator)
     together, _ = network.forward(network.unflatten(positions), images)
     for member, position in enumerate(positions):
@@ -75,18 +75,18 @@ def test_gradient_is_that_of_the_energy(network: Network) -> None:
     """∇Ū_B by central differences of the mean NLL and of θ²/(2 N σ²), in double precision."""
     posterior = Posterior.build(network, 10, STDS)
     generator = torch.Generator().manual_seed(0)
-    position = posterior.draw_prior(generator).double()
+    position = posterior.prior.draw(generator).double()
     images = torch.randn(6, 1, 2, 3, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
 
     def energy(theta: torch.Tensor) -> float:
         log_p = posterior.logits(theta, images).log_softmax(1)[torch.arange(6), labels]
-        prior = (theta / posterior.prior_std.double()).square().sum() / 2
+        prior = (theta / posterior.prior.std.double()).square().sum() / 2
         return float(-log_p.mean() + prior / 10)
 
     before = position.clone()
     gradient, nll = posterior.gradient(position, images, labels)
-    prior = (position / posterior.prior_std.double()).square().sum().item() / 20
+    prior = (position / posterior.prior.std.double()).square().sum().item() / 20
     assert nll == pytest.approx(energy(position) - prior)
     assert torch.equal(position, before)
     assert not gradient.requires_grad

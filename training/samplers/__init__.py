@@ -1,5 +1,6 @@
-"""Samplers of the posterior, one file a method."""
+"""Samplers of the posterior, one file a method, all through `protocol.Sampler`."""
 
-from training.samplers import sgld
+from training.samplers.protocol import Info, Sampler, State, Target
+from training.samplers.sgld import SGLD
 
-__all__ = ["sgld"]
+__all__ = ["SGLD", "Info", "Sampler", "State", "Target"]

@@ -14,15 +14,13 @@ c₁ adds η N c₁ / (2 B) to the temperature, to first order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.samplers.protocol import Info, Target
 from training.schedules import Schedule
-
-Gradient = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,20 +29,6 @@ class SGLDState:
 
     position: Tensor
     step: int
-
-
-@dataclass(frozen=True)
-class SGLDInfo:
-    """What the step saw.
-
-    Attributes:
-        virial: θ ∘ ∇Ū_B at the weights before the update, [..., D]; N times its sum over D
-            weights is, on average, D times the temperature.
-        step_size: η of this step.
-    """
-
-    virial: Tensor
-    step_size: float
 
 
 @dataclass(frozen=True)
@@ -67,15 +51,15 @@ class SGLD:
         """Start at a copy of `position` [..., D], with step index `step`."""
         return SGLDState(position.detach().clone(), step)
 
-    def step(self, state: SGLDState, gradient: Gradient) -> tuple[SGLDState, SGLDInfo]:
-        """Take one step; `gradient` maps weights [..., D] to ∇Ū_B [..., D]."""
+    def step(self, state: SGLDState, target: Target) -> tuple[SGLDState, Info]:
+        """Take one step."""
         step_size = self.schedule(state.step)
         position = state.position
-        force = gradient(position)
-        virial = position * force
+        energy, force = target(position)
+        info = Info(energy, position * force, step_size)
         position.add_(force, alpha=-step_size)
         if self.temperature > 0:
             scale = math.sqrt(2 * step_size * self.temperature / self.num_data)
             noise = torch.empty_like(position).normal_(generator=self.generator)
             position.add_(noise, alpha=scale)
-        return SGLDState(position, state.step + 1), SGLDInfo(virial, step_size)
+        return SGLDState(position, state.step + 1), info
