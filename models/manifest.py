@@ -35,13 +35,16 @@ class NetworkSpec(_Record):
 class Members(_Record):
     """Which posterior samples are served: member m is sample `samples[m]` of chain `chains[m]`.
 
-    `group` is the number of members that the graph evaluates together.
+    `group` is the number of members that the graph evaluates together. `selection` says how they
+    were chosen: at equal distances ("thinned"), or one by one for the least distance to the
+    predictive of all samples ("greedy").
     """
 
     count: int = Field(gt=0)
     group: int = Field(gt=0)
     chains: tuple[int, ...]
     samples: tuple[int, ...]
+    selection: Literal["thinned", "greedy"] = "thinned"
 
     @model_validator(mode="after")
     def _one_entry_a_member(self) -> Self:
@@ -51,10 +54,14 @@ class Members(_Record):
 
 
 class PosteriorSpec(_Record):
-    """U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) + Σ_l ‖θ_l‖²/(2σ_l²), sampled at exp(−U/T); T = 1 is Bayes."""
+    """U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) − log p(θ), sampled at exp(−U/T); T = 1 is Bayes.
+
+    The prior is one of `training.priors`, with a standard deviation for every parameter.
+    """
 
     num_data: int = Field(gt=0)
     temperature: float = Field(ge=0)
+    prior_family: str = "gaussian"
     prior_std: dict[str, float]
 
 

@@ -1,30 +1,36 @@
 """Markov chains, each a resumable unit.
 
-The randomness of an epoch depends on the seed, the chain and the epoch alone, and a chain is saved
-after every epoch, atomically. So a run that was stopped or killed at any moment continues to
+A chain goes through phases: a warm start (`training.warm_start`), burn-in, sampling, and, if the
+recipe asks for it, more steps of half the size, which must tell the same story. The randomness of
+an epoch depends on the seed, the chain and the epoch alone, and a chain is saved after every epoch
+(`training.checkpoint`). So a run that was stopped or killed at any moment continues to
 bit-identical samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.checkpoint import ChainError, ChainState, path_of, read, write
+from training.checkpoint import PHASES, ChainError, ChainState, path_of, read, read_samples, write
+from training.landscape import gradient_variance, largest_curvature
+from training.method import build, step_scale
+from training.observables import Trace, log_probabilities
+from training.plan import Plan
 from training.posterior import minibatches
 from training.problem import Problem
-from training.samplers.sgld import SGLD
+from training.samplers.protocol import State
+from training.warm_start import descend, initial_weights
 
-MOMENTUM = 0.9
-OBSERVABLES = ("nll", "accuracy", "entropy")
+STABILITY_LIMIT = 2.0  # of η λ, along the direction of largest curvature λ
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,37 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """`training.observables.Trace` of one phase, as arrays."""
+
+    observables: NDArray[np.float64]
+    coordinates: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    virial: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class ChainResult:
-    """What diagnostics and export read of a finished chain; fields as in `ChainState`."""
+    """What diagnostics and export read of a finished chain.
+
+    Attributes:
+        warm: weights at the end of the warm start, [D].
+        samples: kept weights, mapped from disk, [S, D].
+        step_sizes: η at each of them, [S].
+        noise_ratio: minibatch over injected noise per layer at the first sampling step, for a step
+            size and temperature of 1, [L].
+        burn_in: what was observed in the burn-in phase.
+        sampling: what was observed in the sampling phase.
+        half_step: the same at half the step size.
+    """
 
     warm: NDArray[np.float32]
     samples: NDArray[np.float32]
-    trace: NDArray[np.float64]
-    virial: NDArray[np.float64]
+    step_sizes: NDArray[np.float64]
+    noise_ratio: NDArray[np.float64]
+    burn_in: Observed
+    sampling: Observed
+    half_step: Observed
 
 
 def generator(*key: int) -> torch.Generator:
@@ -63,184 +93,200 @@ def advance(
     """Bring one chain to its end, from its checkpoint if there is one; False if it was stopped.
 
     Raises:
-        ChainError: the checkpoint is unreadable, the loss is not finite, or it cannot be saved.
+        ChainError: the checkpoint is unreadable, the step is beyond the stability limit, the loss
+            is not finite, no sample was kept, or the chain cannot be saved.
     """
-    plan = _Plan.of(problem)
+    plan = Plan.of(problem)
     state = (
         read(checkpoint, problem.network.num_weights)
         if checkpoint.exists()
         else _start(problem, chain)
     )
-    images, labels = problem.tensors(problem.train)
-    validation = problem.tensors(problem.validation)
+    if state.epoch == plan.epochs:
+        return True
+    walk = _Walk(
+        problem, plan, chain, problem.tensors(problem.train), problem.tensors(problem.validation)
+    )
     while state.epoch < plan.epochs:
         if stopped():
             return False
         randomness = generator(problem.recipe.seed, chain, state.epoch + 1)
-        if state.epoch < plan.warm_epochs:
-            state, nll = _warm_epoch(problem, plan, state, images, labels, randomness)
+        samples: list[Tensor] = []
+        if state.epoch < walk.first_epoch:
+            state, nll = walk.warm_epoch(state, randomness)
         else:
-            state, nll = _langevin_epoch(
-                problem, plan, state, images, labels, validation, randomness
-            )
-        if not (math.isfinite(nll) and state.position.isfinite().all()):
+            state, nll = walk.langevin_epoch(state, samples, randomness)
+        if not (math.isfinite(nll) and state.sampler["position"].isfinite().all()):
             raise ChainError(
                 f"chain {chain}: the loss or a weight is not finite in epoch {state.epoch}: "
                 "take a shorter step"
             )
-        write(checkpoint, state)
+        state = write(checkpoint, state, samples)
+        finished = plan.sample_at and state.epoch == plan.half_step_epoch
+        if finished and len(state.checksums) == 0:
+            raise ChainError(
+                f"chain {chain}: no sample was kept: at the longest sampling step minibatch noise "
+                f"is {plan.longest_step * state.noise_ratio.max():.2g} of the injected noise, above "
+                "max_noise_ratio: take shorter steps or larger batches"
+            )
         report(Progress(chain, state.epoch, plan.epochs, nll))
     return True
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Epochs and steps of a chain; a step index counts from the end of the warm start."""
-
-    warm_epochs: int
-    epochs: int
-    steps_per_epoch: int
-    sample_at: frozenset[int]
-    trace_at: frozenset[int]
-
-    @classmethod
-    def of(cls, problem: Problem) -> _Plan:
-        sampler = problem.recipe.sampler
-        steps = problem.posterior.num_data // sampler.batch_size
-        if steps == 0:
-            raise ChainError(
-                f"batch_size {sampler.batch_size} exceeds the {problem.posterior.num_data} "
-                "training images"
-            )
-        first, length = sampler.burn_in_epochs * steps, sampler.sampling_epochs * steps
-        for name, count in (("samples", sampler.samples), ("trace", sampler.trace)):
-            if length and count > length:
-                raise ChainError(f"{name} {count} exceeds the {length} steps of the sampling phase")
-        return cls(
-            warm_epochs=sampler.warm_start_epochs,
-            epochs=sampler.warm_start_epochs + sampler.burn_in_epochs + sampler.sampling_epochs,
-            steps_per_epoch=steps,
-            sample_at=frozenset(_marks(first, length, sampler.samples)),
-            trace_at=frozenset(_marks(first, length, sampler.trace)),
-        )
-
-
-def _marks(first: int, length: int, count: int) -> Iterator[int]:
-    return (first + (index + 1) * length // count for index in range(count))
-
-
 def _start(problem: Problem, chain: int) -> ChainState:
-    """Initial weights: He's normal initialisation (2015), biases 0."""
+    """The state before the first epoch."""
     network, randomness = problem.network, generator(problem.recipe.seed, chain, 0)
-    layers = []
-    for layer in network.layers:
-        outputs = layer.weight_shape[0]
-        scale = math.sqrt(2 / layer.fan_in)
-        layers.append(torch.randn(layer.size - outputs, generator=randomness) * scale)
-        layers.append(torch.zeros(outputs))
-    position = torch.cat(layers)
-    empty = torch.empty(0)
+    layers = len(network.layers)
+    if problem.recipe.sampler.starts_from_prior(chain):
+        position = problem.posterior.prior.draw(randomness)
+    else:
+        position = initial_weights(network, randomness)
+    traces = {
+        phase: Trace.empty(len(problem.validation), network.num_classes, layers) for phase in PHASES
+    }
     return ChainState(
         epoch=0,
-        position=position,
-        momentum=torch.zeros_like(position),
+        sampler={"position": position, "momentum": torch.zeros_like(position)},
         warm=position.clone(),
-        samples=empty.reshape(0, network.num_weights),
-        trace=empty.reshape(0, len(OBSERVABLES)).double(),
-        virial=empty.reshape(0, len(network.layers)).double(),
+        noise_ratio=torch.full((layers,), torch.nan),
+        curvature=torch.tensor(torch.nan),
+        checksums=torch.zeros(0, dtype=torch.int64),
+        step_sizes=torch.zeros(0, dtype=torch.float64),
+        traces=traces,
     )
 
 
-def _warm_epoch(
-    problem: Problem,
-    plan: _Plan,
-    state: ChainState,
-    images: Tensor,
-    labels: Tensor,
-    randomness: torch.Generator,
-) -> tuple[ChainState, float]:
-    """One epoch of SGD with momentum on Ū: linear warm-up over 15 %, then half a cosine to 0."""
-    sampler, total = problem.recipe.sampler, plan.warm_epochs * plan.steps_per_epoch
-    position, momentum = state.position.clone(), state.momentum.clone()
-    losses = 0.0
-    batches = minibatches(len(labels), sampler.batch_size, randomness)
-    for step, batch in enumerate(batches, start=state.epoch * plan.steps_per_epoch):
-        done = step / total
-        factor = done / 0.15 if done < 0.15 else (1 + math.cos(math.pi * (done - 0.15) / 0.85)) / 2
-        gradient, nll = problem.posterior.gradient(position, images[batch], labels[batch])
-        momentum.mul_(MOMENTUM).add_(gradient)
-        position.add_(momentum, alpha=-sampler.warm_start_step_size * factor)
-        losses += nll
-    state = replace(
-        state, epoch=state.epoch + 1, position=position, momentum=momentum, warm=position.clone()
-    )
-    return state, losses / plan.steps_per_epoch
+@dataclass(frozen=True)
+class _Walk:
+    """One chain with its prepared data."""
 
+    problem: Problem
+    plan: Plan
+    chain: int
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
 
-def _langevin_epoch(
-    problem: Problem,
-    plan: _Plan,
-    state: ChainState,
-    images: Tensor,
-    labels: Tensor,
-    validation: tuple[Tensor, Tensor],
-    randomness: torch.Generator,
-) -> tuple[ChainState, float]:
-    posterior, settings = problem.posterior, problem.recipe.sampler
-    sampler = SGLD(
-        num_data=posterior.num_data,
-        schedule=settings.step_sizes(plan.steps_per_epoch),
-        generator=randomness,
-        temperature=settings.temperature,
-    )
-    batches = minibatches(len(labels), settings.batch_size, randomness)
-    start = (state.epoch - plan.warm_epochs) * plan.steps_per_epoch
-    current = sampler.init(state.position, start)
-    samples, trace = [], []
-    virial, losses = torch.zeros_like(state.position), 0.0
-    for batch in batches:
-        nll = 0.0
+    @property
+    def first_epoch(self) -> int:
+        """The first epoch of Langevin steps: a chain that starts at a prior draw has no other."""
+        from_prior = self.problem.recipe.sampler.starts_from_prior(self.chain)
+        return 0 if from_prior else self.plan.warm_epochs
 
-        def target(position: Tensor, batch: Tensor = batch) -> tuple[Tensor, Tensor]:
-            nonlocal nll
-            force, nll = posterior.gradient(position, images[batch], labels[batch])
-            return force.new_tensor(nll), force
+    def warm_epoch(
+        self, state: ChainState, randomness: torch.Generator
+    ) -> tuple[ChainState, float]:
+        position, momentum = (state.sampler[name].clone() for name in ("position", "momentum"))
+        nll = descend(self.problem, position, momentum, state.epoch, self.train, randomness)
+        sampler = {"position": position, "momentum": momentum}
+        state = replace(state, epoch=state.epoch + 1, sampler=sampler, warm=position.clone())
+        return state, nll
 
-        current, info = sampler.step(current, target)
-        virial.add_(info.virial)
-        losses += nll
-        if current.step in plan.sample_at:
-            samples.append(current.position.clone())
-        if current.step in plan.trace_at:
-            trace.append(_observe(problem, current.position, *validation))
-    mean_virial = _by_layer(problem, virial) * posterior.num_data / plan.steps_per_epoch
-    sampling = state.epoch >= plan.warm_epochs + settings.burn_in_epochs
-    state = ChainState(
-        epoch=state.epoch + 1,
-        position=current.position,
-        momentum=state.momentum,
-        warm=state.warm,
-        samples=torch.cat([state.samples, *(sample[None] for sample in samples)]),
-        trace=torch.cat([state.trace, *(values[None] for values in trace)]),
-        virial=torch.cat([state.virial, mean_virial[None]]) if sampling else state.virial,
-    )
-    return state, losses / plan.steps_per_epoch
+    def langevin_epoch(
+        self, state: ChainState, samples: list[Tensor], randomness: torch.Generator
+    ) -> tuple[ChainState, float]:
+        """One epoch of the sampler; appends the kept weights [D] to `samples`."""
+        problem, plan, posterior = self.problem, self.plan, self.problem.posterior
+        settings = problem.recipe.sampler
+        images, labels = self.train
+        scale = step_scale(problem)
+        start, freeze_at = plan.first_step(state.epoch), plan.first_step(plan.sampling_epoch)
+        exploring = 0.0 if settings.explores_cold else settings.temperature
+        sampler, explorer = (
+            build(settings, posterior.num_data, plan.step_size, randomness, temperature, freeze_at)
+            for temperature in (settings.temperature, exploring)
+        )
+        current: State = sampler.init(state.sampler["position"], start)
+        if state.epoch == self.first_epoch:
+            if self.first_epoch:
+                self._curvature(state.sampler["position"], scale)
+            current.position.div_(scale)
+        else:
+            current = replace(current, **state.sampler)  # type: ignore[type-var]
+        if state.epoch == plan.sampling_epoch:
+            state = self._probe(state, current.position * scale, scale)
+        phase = plan.phase(state.epoch)
+        trace = state.traces[phase]
+        virial, steps, losses = torch.zeros_like(current.position), 0, 0.0
+        step_sizes: list[float] = []
+        for batch in minibatches(len(labels), settings.batch_size, randomness):
+            nll = 0.0
 
+            def target(position: Tensor, batch: Tensor = batch) -> tuple[Tensor, Tensor]:
+                nonlocal nll
+                force, nll = posterior.gradient(position * scale, images[batch], labels[batch])
+                return force.new_tensor(nll), force.mul_(scale)
 
-def _by_layer(problem: Problem, values: Tensor) -> Tensor:
-    """Sum of values [D] over each layer, [L], in double precision."""
-    parts = values.double().split([layer.size for layer in problem.network.layers])
-    return torch.stack([part.sum() for part in parts])
+            step = current.step
+            samples_now = plan.samples_now(step)
+            current, info = (sampler if samples_now else explorer).step(current, target)
+            losses += nll
+            if samples_now:
+                virial.add_(info.virial)
+                steps += 1
+            if step in plan.sample_at and self._quiet(state, info.step_size):
+                samples.append(current.position * scale)
+                step_sizes.append(info.step_size)
+            if step in plan.trace_at:
+                weights = current.position * scale
+                seen = log_probabilities(posterior, weights, self.validation[0])
+                trace = trace.add(seen, self.validation[1])
+        if steps:
+            mean = self._by_layer(virial) * posterior.num_data / steps
+            trace = replace(trace, virial=torch.cat([trace.virial, mean[None]]))
+        tensors = {item.name: getattr(current, item.name) for item in fields(current)}  # type: ignore[arg-type]
+        added = torch.tensor(step_sizes, dtype=torch.float64)
+        state = replace(
+            state,
+            epoch=state.epoch + 1,
+            sampler={name: value for name, value in tensors.items() if name != "step"},
+            step_sizes=torch.cat([state.step_sizes, added]),
+            traces={**state.traces, phase: trace},
+        )
+        return state, losses / plan.steps_per_epoch
 
+    def _probe(self, state: ChainState, position: Tensor, scale: Tensor) -> ChainState:
+        """Measure gradient noise and curvature at the first sampling step."""
+        settings, posterior = self.problem.recipe.sampler, self.problem.posterior
+        curvature = self._curvature(position, scale)
+        randomness = generator(self.problem.recipe.seed, self.chain, 0, 1)
+        variance = gradient_variance(
+            posterior, position, *self.train, settings.batch_size, randomness
+        )
+        sizes = torch.tensor([layer.size for layer in self.problem.network.layers])
+        mean = self._by_layer(variance * scale.square()) / sizes
+        ratio = mean * posterior.num_data / 2
+        return replace(state, noise_ratio=ratio, curvature=torch.tensor(curvature))
 
-@torch.no_grad()
-def _observe(problem: Problem, position: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """NLL (nats), accuracy and mean predictive entropy (nats) of one weight vector, [3]."""
-    log_probabilities = F.log_softmax(problem.posterior.logits(position, images).double(), dim=1)
-    nll = F.nll_loss(log_probabilities, labels)
-    accuracy = (log_probabilities.argmax(1) == labels).double().mean()
-    entropy = torch.special.entr(log_probabilities.exp()).sum(1).mean()
-    return torch.stack([nll, accuracy, entropy])
+    def _curvature(self, position: Tensor, scale: Tensor) -> float:
+        """Largest curvature at `position`, in the sampler's coordinates.
+
+        Raises:
+            ChainError: the longest sampling step is beyond the stability limit there.
+        """
+        randomness = generator(self.problem.recipe.seed, self.chain, 0, 3)
+        curvature = largest_curvature(
+            self.problem.posterior, position, *self.train, scale, randomness
+        )
+        step_size = self.plan.longest_step
+        if step_size * curvature >= STABILITY_LIMIT:
+            raise ChainError(
+                f"chain {self.chain}: step size {step_size:g} is beyond the stability limit "
+                f"2/λ = {STABILITY_LIMIT / curvature:.2g}: take a shorter step"
+            )
+        return curvature
+
+    def _quiet(self, state: ChainState, step_size: float) -> bool:
+        """Whether gradient noise is small enough beside the injected noise to keep a sample."""
+        settings = self.problem.recipe.sampler
+        if settings.max_noise_ratio is None:
+            return True
+        noise = step_size * state.noise_ratio.max().item()
+        return noise <= settings.max_noise_ratio * settings.temperature
+
+    def _by_layer(self, values: Tensor) -> Tensor:
+        """Sum of values [D] over each layer, [L], in double precision."""
+        parts = values.double().split([layer.size for layer in self.problem.network.layers])
+        return torch.stack([part.sum() for part in parts])
 
 
 def read_result(run: Path, chain: int, problem: Problem) -> ChainResult:
@@ -253,11 +299,22 @@ def read_result(run: Path, chain: int, problem: Problem) -> ChainResult:
     if not file.exists():
         raise ChainError(f"{file}: chain {chain} has not been run: run the sample stage first")
     state = read(file, problem.network.num_weights)
-    if state.epoch < _Plan.of(problem).epochs:
+    if state.epoch < Plan.of(problem).epochs:
         raise ChainError(f"{file}: chain {chain} is unfinished: run the sample stage to resume it")
+    empty = np.empty((0, problem.network.num_weights), np.float32)
     return ChainResult(
         warm=state.warm.numpy(),
-        samples=state.samples.numpy(),
-        trace=state.trace.numpy(),
-        virial=state.virial.numpy(),
+        samples=read_samples(file, state) if len(state.checksums) else empty,
+        step_sizes=state.step_sizes.numpy(),
+        noise_ratio=state.noise_ratio.numpy(),
+        burn_in=_arrays(state.traces["burn_in"]),
+        sampling=_arrays(state.traces["sampling"]),
+        half_step=_arrays(state.traces["half_step"]),
     )
+
+
+def _arrays(trace: Trace) -> Observed:
+    arrays: dict[str, Any] = {
+        item.name: getattr(trace, item.name).numpy() for item in fields(trace)
+    }
+    return Observed(**arrays)

@@ -1,18 +1,37 @@
-"""The state of a chain on disk: one safetensors file, written atomically."""
+"""A chain on disk: its kept weights, and the state from which it continues.
+
+    NN.samples       the kept weight vectors, float32 little-endian, one after the other; appended
+    NN.safetensors   everything else, replaced atomically after every epoch
+
+The state says how many weight vectors count, and their checksums. What was appended after the last
+state is cut off on resumption: a chain that was killed at any moment goes on bit-identically, and
+its memory does not grow with the number of samples.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-TENSORS = ("position", "momentum", "warm", "samples", "trace", "virial")
+from training.observables import Trace
+
+Phase = Literal["burn_in", "sampling", "half_step"]
+
+SAMPLER = "sampler."
+PLAIN = ("warm", "noise_ratio", "curvature", "checksums", "step_sizes")
+PHASES: tuple[Phase, ...] = ("burn_in", "sampling", "half_step")
+FLOAT = np.dtype("<f4")
 
 
 class ChainError(Exception):
@@ -25,21 +44,24 @@ class ChainState:
 
     Attributes:
         epoch: epochs finished, the warm start included.
-        position: weights [D].
-        momentum: of the warm start, [D].
+        sampler: tensors of the optimiser or sampler state by name; "position" is among them.
+        traces: what was observed in each phase after the warm start.
         warm: weights at the end of the warm start, [D].
-        samples: weights kept so far, [s, D].
-        trace: observables on validation images at each trace point so far, [t, 3].
-        virial: N ⟨θ∘∇Ū⟩ per layer, mean over the steps of each sampling epoch so far, [e, L].
+        noise_ratio: minibatch over injected noise per layer, for a step size and temperature of 1,
+            measured at the first sampling step, [L]; NaN before that.
+        curvature: largest eigenvalue of the Hessian of Ū there, []; NaN before that.
+        checksums: CRC-32 of every kept weight vector, [s].
+        step_sizes: η at every kept weight vector, [s].
     """
 
     epoch: int
-    position: Tensor
-    momentum: Tensor
+    sampler: dict[str, Tensor]
+    traces: dict[Phase, Trace]
     warm: Tensor
-    samples: Tensor
-    trace: Tensor
-    virial: Tensor
+    noise_ratio: Tensor
+    curvature: Tensor
+    checksums: Tensor
+    step_sizes: Tensor
 
 
 def path_of(run: Path, chain: int) -> Path:
@@ -47,17 +69,22 @@ def path_of(run: Path, chain: int) -> Path:
     return run / "chains" / f"{chain:02d}.safetensors"
 
 
-def write(checkpoint: Path, state: ChainState) -> None:
-    """Save a chain's state, replacing the older one only when the new one is complete.
+def write(checkpoint: Path, state: ChainState, samples: list[Tensor]) -> ChainState:
+    """Append newly kept weights [D], then replace the state; returns the state that counts them.
 
     Raises:
-        ChainError: it cannot be written.
+        ChainError: they cannot be written; the older state and its samples are untouched.
     """
-    tensors = {name: getattr(state, name).contiguous() for name in TENSORS}
+    new = [np.ascontiguousarray(sample.numpy(), FLOAT) for sample in samples]
+    sums = torch.tensor([zlib.crc32(sample.data) for sample in new], dtype=torch.int64)
+    state = replace(state, checksums=torch.cat([state.checksums, sums]))
     temporary = checkpoint.with_suffix(".tmp")
     try:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"state": json.dumps({"epoch": state.epoch})})
+        _append(samples_of(checkpoint), len(state.checksums) - len(new), new)
+        metadata = {"epoch": str(state.epoch)}
+        save_file(_flatten(state), temporary, metadata=metadata)
+        _synchronise(temporary)
         os.replace(temporary, checkpoint)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
@@ -65,6 +92,7 @@ def write(checkpoint: Path, state: ChainState) -> None:
         raise ChainError(
             f"{checkpoint}: cannot be written ({error}): make room and resume"
         ) from error
+    return state
 
 
 def read(checkpoint: Path, num_weights: int) -> ChainState:
@@ -75,13 +103,87 @@ def read(checkpoint: Path, num_weights: int) -> ChainState:
     """
     try:
         with safe_open(checkpoint, framework="pt") as archive:
-            metadata = archive.metadata() or {}
-            tensors = {name: archive.get_tensor(name) for name in TENSORS}
-        state = ChainState(**json.loads(metadata["state"]), **tensors)
+            names = list(archive.keys())
+            tensors = {name: archive.get_tensor(name) for name in names}
+            state = _unflatten(int(archive.metadata()["epoch"]), tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ChainError(
             f"{checkpoint}: not a readable checkpoint ({error}): delete it to start this chain anew"
         ) from error
-    if state.position.shape != (num_weights,):
+    if state.warm.shape != (num_weights,):
         raise ChainError(f"{checkpoint}: made for another network: use another --out")
     return state
+
+
+def samples_of(checkpoint: Path) -> Path:
+    """The file of a chain's kept weights."""
+    return checkpoint.with_suffix(".samples")
+
+
+def read_samples(checkpoint: Path, state: ChainState) -> NDArray[np.float32]:
+    """The kept weights [S, D] of a chain, mapped from disk and checked one by one.
+
+    Raises:
+        ChainError: they are missing, too few, or not what was written.
+    """
+    file, count = samples_of(checkpoint), len(state.checksums)
+    size = len(state.warm)
+    try:
+        samples = np.memmap(file, FLOAT, mode="r", shape=(count, size))
+    except (OSError, ValueError) as error:
+        raise ChainError(
+            f"{file}: does not hold {count} samples ({error}): delete it and {checkpoint} "
+            "to run this chain anew"
+        ) from error
+    for index, expected in enumerate(state.checksums.tolist()):
+        if zlib.crc32(np.ascontiguousarray(samples[index]).data) != expected:
+            raise ChainError(
+                f"{file}: sample {index} is damaged: delete it and {checkpoint} "
+                "to run this chain anew"
+            )
+    return samples
+
+
+def _append(file: Path, kept: int, new: list[NDArray[np.float32]]) -> None:
+    """Cut `file` after its first `kept` weight vectors, and append the new ones."""
+    if not new:
+        return
+    with open(file, "r+b" if file.exists() else "x+b") as stream:
+        end = kept * new[0].nbytes
+        if stream.seek(0, os.SEEK_END) < end:
+            raise OSError(f"{file} is shorter than the {kept} samples it should hold")
+        stream.seek(end)
+        stream.truncate()
+        for sample in new:
+            stream.write(sample.data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _synchronise(file: Path) -> None:
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _flatten(state: ChainState) -> dict[str, Tensor]:
+    tensors = {f"{SAMPLER}{name}": tensor for name, tensor in state.sampler.items()}
+    for name in PLAIN:
+        tensors[name] = getattr(state, name)
+    for phase, trace in state.traces.items():
+        for item in fields(trace):
+            tensors[f"{phase}.{item.name}"] = getattr(trace, item.name)
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _unflatten(epoch: int, tensors: dict[str, Tensor]) -> ChainState:
+    sampler = {
+        name.removeprefix(SAMPLER): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(SAMPLER)
+    }
+    traces = {
+        phase: Trace(**{item.name: tensors[f"{phase}.{item.name}"] for item in fields(Trace)})
+        for phase in PHASES
+    }
+    plain = [tensors[name] for name in PLAIN]
+    return ChainState(epoch, sampler, traces, *plain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,14 @@ from models.manifest import Verdict
 from models.networks import NetworkError
 from training import chains, data
 from training import recipe as recipes
-from training.baselines import run_baselines
+from training.baselines import MethodError, run_baselines
 from training.checkpoint import ChainError, path_of
 from training.export import ExportError
 from training.posterior import PriorError
+from training.reference import ComparisonError, compare_hmc
 from training.run import Run, RunError
+from training.twin_run import run_twin
+from training.twin_table import tables
 
 app = typer.Typer(
     help="Draw an ensemble of network weights from the Bayesian posterior, and publish it.",
@@ -48,7 +52,9 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Chains run side by sid
 
 FAILURES = (
     BundleError,
+    ComparisonError,
     ExportError,
+    MethodError,
     NetworkError,
     PriorError,
     RunError,
@@ -141,13 +147,60 @@ def baselines(
     run: RunPath,
     data_dir: DataDir = None,
     members: Annotated[int, typer.Option(min=1, help="Networks in the deep ensemble.")] = 32,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods by name, with commas between, instead of MAP and ensemble."),
+    ] = None,
     workers: Workers = None,
 ) -> None:
-    """Train a deep ensemble at the run's cost, and judge it and its single networks alike."""
+    """Train baselines at the run's cost, and judge them as the run is judged."""
     current = _open(run, data_dir)
+    chosen = tuple(methods.split(",")) if methods else ()
     with _progress() as follow:
-        results = run_baselines(current, members, workers, follow)
+        results = run_baselines(current, members, workers, follow, chosen)
     _show_quality({name: result["test"] for name, result in results.items()})
+
+
+@app.command("hmc-twin")
+def hmc_twin(
+    recipe: RecipeName,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the twin; runs/RECIPE-twin by default.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Judge a recipe's sampler by full-batch HMC, on a small twin; exit code 3 if it fails."""
+    current = recipes.load(recipe)
+    folder = out or Path("runs") / f"{current.name}-twin"
+    processes = workers or os.cpu_count() or 1
+    result = run_twin(current, data.data_directory(data_dir), folder, processes, _say)
+    for table in tables(result.figures):
+        console.print(table)
+    for name, check in result.verdict.checks.items():
+        word = "pass" if check.passed else "FAIL"
+        _say(f"{word}  {name} {check.value:g}, accepted {check.accepted}")
+    if not result.verdict.verified:
+        raise typer.Exit(3)
+
+
+@app.command("compare-hmc")
+def compare_with_hmc(
+    bundle: Annotated[Path, typer.Argument(help="A CIFAR-10 bundle.")], data_dir: DataDir = None
+) -> None:
+    """Compare a CIFAR-10 bundle with the HMC reference of the NeurIPS 2021 competition."""
+    threads = os.cpu_count() or 1
+    result = compare_hmc(load(bundle), data.data_directory(data_dir), threads)
+    table = Table("CIFAR-10 test", "accuracy", "NLL (nats)", "ECE", "predictive entropy (nats)")
+    for side in ("bundle", "hmc"):
+        row = result[side]
+        figures = (f"{row[key]:.4f}" for key in ("nll", "ece", "predictive_entropy"))
+        table.add_row(side, f"{100 * row['accuracy']:.2f} %", *figures)
+    console.print(table)
+    _say(
+        f"agreement {100 * result['agreement']:.2f} %, "
+        f"total variation {result['total_variation']:.4f}"
+    )
 
 
 @app.command()
@@ -262,6 +315,10 @@ def _inspect_run(path: Path) -> None:
         _show_verdict(Verdict.model_validate(json.loads(diagnostics.read_text())["verdict"]))
     if run.published.exists():
         console.print(f"published: {resolve(run.published)}")
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False)
 
 
 def _show_verdict(verdict: Verdict) -> None:

@@ -7,6 +7,7 @@ same lines. Nothing here is fitted: unfamiliar sets are only reported on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from models.conformal import ConformalTest
 from models.detectors import scores
 from models.policy import Policy, reasons_to_abstain
-from models.uncertainty import Prediction, softmax, summarise
+from models.uncertainty import Array, Prediction, summarise
 from training import metrics
 
 Logits = NDArray[np.float32]
@@ -24,62 +25,82 @@ Labels = NDArray[np.int64]
 ALPHAS = (0.05, 0.01, 0.001)
 
 
-def quality(logits: Logits, labels: Labels) -> dict[str, float]:
-    """Accuracy, NLL (nats), ECE over 15 bins and Brier score of member logits [n, M, K]."""
-    prediction = summarise(logits)
-    members = softmax(logits)
+@dataclass(frozen=True)
+class Answers:
+    """What an ensemble says of one set of n images, averaged over members once.
+
+    Attributes:
+        prediction: probabilities and entropies.
+        scores: every detector's score, [n].
+        choices: each member's class, [n, M].
+    """
+
+    prediction: Prediction
+    scores: dict[str, Array]
+    choices: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, logits: Logits) -> Answers:
+        """From member logits [n, M, K]."""
+        prediction = summarise(logits)
+        return cls(prediction, scores(prediction), logits.argmax(axis=2))
+
+
+def quality(answers: Answers, labels: Labels) -> dict[str, float]:
+    """Accuracy, NLL (nats), ECE over 15 bins, Brier score and AURC, and mean entropies (nats)."""
+    prediction = answers.prediction
     return {
         "accuracy": metrics.accuracy(prediction.probabilities, labels),
-        "member_accuracy": float((members.argmax(axis=2) == labels[:, None]).mean()),
+        "member_accuracy": float((answers.choices == labels[:, None]).mean()),
         "nll": metrics.negative_log_likelihood(prediction.probabilities, labels),
         "ece": metrics.calibration_error(prediction.probabilities, labels),
         "brier": metrics.brier(prediction.probabilities, labels),
+        "aurc": metrics.aurc(prediction.probabilities, labels),
         "predictive_entropy": float(prediction.predictive_entropy.mean()),
         "mutual_information": float(prediction.mutual_information.mean()),
     }
 
 
-def flag_rates(tests: Mapping[str, ConformalTest], logits: Logits) -> dict[str, dict[str, float]]:
+def flag_rates(tests: Mapping[str, ConformalTest], answers: Answers) -> dict[str, dict[str, float]]:
     """Share of images flagged at each α, for each detector."""
-    values = scores(summarise(logits))
+    p_values = {name: test.p_values(answers.scores[name]) for name, test in tests.items()}
     return {
-        name: {str(alpha): float((test.p_values(values[name]) <= alpha).mean()) for alpha in ALPHAS}
-        for name, test in tests.items()
+        name: {str(alpha): float((values <= alpha).mean()) for alpha in ALPHAS}
+        for name, values in p_values.items()
     }
 
 
-def separation(familiar: Logits, unfamiliar: Logits) -> dict[str, dict[str, float]]:
+def separation(familiar: Answers, unfamiliar: Answers) -> dict[str, dict[str, float]]:
     """AUROC, FPR95 and FPR99 of each detector; FPR is the share of unfamiliar images accepted."""
-    known, foreign = scores(summarise(familiar)), scores(summarise(unfamiliar))
+    pairs = {name: (familiar.scores[name], unfamiliar.scores[name]) for name in familiar.scores}
     return {
         name: {
-            "auroc": metrics.auroc(known[name], foreign[name]),
-            "fpr95": metrics.missed_at(known[name], foreign[name], 0.95),
-            "fpr99": metrics.missed_at(known[name], foreign[name], 0.99),
+            "auroc": metrics.auroc(known, foreign),
+            "fpr95": metrics.missed_at(known, foreign, 0.95),
+            "fpr99": metrics.missed_at(known, foreign, 0.99),
         }
-        for name in known
+        for name, (known, foreign) in pairs.items()
     }
 
 
 def gate(
-    policy: Policy, test: ConformalTest, score: str, logits: Logits, labels: Labels | None
+    policy: Policy, p_values: Array, answers: Answers, labels: Labels | None
 ) -> dict[str, float | None]:
-    """What a policy does: share accepted and, with labels, the error among the accepted."""
-    prediction = summarise(logits)
-    accepted = _accepted(policy, test, score, prediction)
+    """What a policy does: share accepted and, with labels, the error among the accepted.
+
+    Args:
+        policy: the policy.
+        p_values: of the detector that raises the flag, [n].
+        answers: of the ensemble.
+        labels: [n], or None for images of no class.
+    """
+    probabilities = answers.prediction.probabilities
+    reasons = reasons_to_abstain(policy, probabilities, p_values)
+    accepted = np.array([not reason for reason in reasons])
     errors = None
     if labels is not None and accepted.any():
-        wrong = prediction.probabilities.argmax(axis=1) != labels
-        errors = float(wrong[accepted].mean())
+        errors = float((probabilities.argmax(axis=1) != labels)[accepted].mean())
     return {"accepted": float(accepted.mean()), "error_among_accepted": errors}
-
-
-def _accepted(
-    policy: Policy, test: ConformalTest, score: str, prediction: Prediction
-) -> NDArray[np.bool_]:
-    p_values = test.p_values(scores(prediction)[score])
-    reasons = reasons_to_abstain(policy, prediction.probabilities, p_values)
-    return np.array([not reason for reason in reasons])
 
 
 def evaluate(
@@ -101,33 +122,27 @@ def evaluate(
         shift: member logits and labels of sets with the same classes, seen otherwise.
     """
     logits, labels = test
+    familiar = Answers.of(logits)
 
-    def gates(values: Logits, truth: Labels | None) -> dict[str, Any]:
+    def flags(answers: Answers, truth: Labels | None) -> dict[str, Any]:
+        p_values = tests[score].p_values(answers.scores[score])
         return {
-            name: gate(policy, tests[score], score, values, truth)
-            for name, policy in policies.items()
+            "flag_rate": flag_rates(tests, answers),
+            "policies": {
+                name: gate(policy, p_values, answers, truth) for name, policy in policies.items()
+            },
         }
 
+    def known(answers: Answers, truth: Labels) -> dict[str, Any]:
+        return {**quality(answers, truth), **flags(answers, truth)}
+
+    def foreign(answers: Answers) -> dict[str, Any]:
+        return {"separation": separation(familiar, answers), **flags(answers, None)}
+
     return {
-        "test": {
-            **quality(logits, labels),
-            "flag_rate": flag_rates(tests, logits),
-            "policies": gates(logits, labels),
-        },
-        "ood": {
-            name: {
-                "separation": separation(logits, values),
-                "flag_rate": flag_rates(tests, values),
-                "policies": gates(values, None),
-            }
-            for name, values in ood.items()
-        },
+        "test": known(familiar, labels),
+        "ood": {name: foreign(Answers.of(values)) for name, values in ood.items()},
         "shift": {
-            name: {
-                **quality(values, truth),
-                "flag_rate": flag_rates(tests, values),
-                "policies": gates(values, truth),
-            }
-            for name, (values, truth) in shift.items()
+            name: known(Answers.of(values), truth) for name, (values, truth) in shift.items()
         },
     }

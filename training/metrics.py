@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import combinations
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +37,64 @@ def calibration_error(probabilities: Array, labels: Labels, bins: int = 15) -> f
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
+
+
+def selective_risks(probabilities: Array, labels: Labels) -> Array:
+    """Error among the i most confident of n images, i = 1 … n, ranked by max p; [n].
+
+    Images of equal confidence come in random order: each risk is the mean over all orders.
+    """
+    wrong = probabilities.argmax(axis=1) != labels
+    _, group, sizes = np.unique(-probabilities.max(axis=1), return_inverse=True, return_counts=True)
+    errors = np.repeat(np.bincount(group, weights=wrong) / sizes, sizes)
+    risks: Array = errors.cumsum() / np.arange(1, len(labels) + 1)
+    return risks
+
+
+def aurc(probabilities: Array, labels: Labels) -> float:
+    """Area under the risk-coverage curve: the mean of `selective_risks` (Geifman et al. 2019)."""
+    return float(selective_risks(probabilities, labels).mean())
+
+
+def ensemble_curve(probabilities: Array, labels: Labels) -> Array:
+    """NLL of ensembles of k = 1 … M of the given networks, mean over all subsets of k; [M].
+
+    It never rises with k: −ln is convex. The cost is that of 2^M means.
+
+    Args:
+        probabilities: member probabilities [n, M, K].
+        labels: [n].
+    """
+    chosen = np.maximum(probabilities[np.arange(len(labels)), :, labels], np.finfo(np.float64).tiny)
+    networks = range(chosen.shape[1])
+    return np.array(
+        [
+            np.mean(
+                [
+                    -np.log(chosen[:, subset].mean(axis=1)).mean()
+                    for subset in combinations(networks, size)
+                ]
+            )
+            for size in range(1, len(networks) + 1)
+        ]
+    )
+
+
+def deep_ensemble_equivalent(nll: float, curve: Array) -> float:
+    """Networks that a deep ensemble needs for this NLL (Ashukha et al. 2020, arXiv 2002.06470).
+
+    The least real k of at least 1 at which the curve of `ensemble_curve`, linear between whole k,
+    is as low as `nll`: 1 for whatever is no better than a single network, infinity beyond the
+    curve's last point. The paper compares log-likelihoods after temperature scaling; here they are
+    taken as they are, since nothing rescales the ensemble's answers.
+    """
+    reached = np.flatnonzero(curve <= nll)
+    if len(reached) == 0:
+        return math.inf
+    size = int(reached[0])
+    if size == 0:
+        return 1.0
+    return size + float((curve[size - 1] - nll) / (curve[size - 1] - curve[size]))
 
 
 def auroc(familiar: Array, unfamiliar: Array) -> float:

@@ -97,7 +97,7 @@ def formulate(recipe: Recipe, data_dir: Path | None) -> Problem:
         labels=train.classes,
         input=input_spec,
         network=network,
-        posterior=Posterior.build(network, len(parts["train"].labels), recipe.prior_std),
+        posterior=recipe.prior.posterior(network, len(parts["train"].labels)),
         train=parts["train"],
         validation=parts["validation"],
         calibration=parts["calibration"],

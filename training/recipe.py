@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,14 +13,32 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
 )
 
 from models.manifest import Name
+from models.networks import Network
 from models.policy import Policy
-from training.schedules import Schedule, constant, cooling, polynomial
+from training.posterior import Posterior, PriorError
+from training.priors import Family
+from training.schedules import (
+    Schedule,
+    constant,
+    cooling,
+    cyclical,
+    polynomial,
+    sampling_stage,
+)
+
+UNLIKELY = {
+    "batch_norm": "BatchNorm lets the images of a batch change each other's likelihood",
+    "dropout": "dropout has no likelihood of its own, and the sampler's noise takes its place",
+    "augmentation": "augmented copies are not independent data, and change the likelihood",
+}
+"""Keys that other tools have, and why no recipe does (`models.networks`)."""
 
 
 class RecipeError(Exception):
@@ -27,6 +47,14 @@ class RecipeError(Exception):
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_broken_likelihood(cls, content: Any) -> Any:
+        for key, reason in UNLIKELY.items():
+            if isinstance(content, dict) and key in content:
+                raise ValueError(f"{key} is refused: {reason}; remove it")
+        return content
 
 
 class Data(_Table):
@@ -62,6 +90,60 @@ class Architecture(_Table):
     activation: Literal["relu", "silu", "tanh"] = "relu"
 
 
+class Prior(_Table):
+    """p(θ): a family (`training.priors`), and σ for every parameter of the network.
+
+    Either `weight_gain` and `bias_std`: σ² = gain / fan-in for the weights, one gain or one for
+    each layer. Or `std`: one σ for all parameters (isotropic), or one for each by name.
+    """
+
+    family: Family
+    degrees_of_freedom: float = Field(default=5.0, gt=2)
+    weight_gain: float | dict[str, float] | None = None
+    bias_std: float | None = None
+    std: float | dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        scaled = (self.weight_gain is not None, self.bias_std is not None)
+        if scaled != ((True, True) if self.std is None else (False, False)):
+            raise ValueError("give either weight_gain and bias_std, or std alone")
+        return self
+
+    def stds(self, network: Network) -> dict[str, float]:
+        """σ of every parameter of `network`.
+
+        Raises:
+            PriorError: gains do not name the network's layers.
+        """
+        if isinstance(self.std, dict):
+            return self.std
+        if self.std is not None:
+            return dict.fromkeys(network.shapes, self.std)
+        names = [layer.name for layer in network.layers]
+        gains = self.weight_gain
+        if not isinstance(gains, dict):
+            assert gains is not None
+            gains = dict.fromkeys(names, gains)
+        if sorted(gains) != sorted(names):
+            raise PriorError(f"weight_gain must name the layers {names}, got {list(gains)}")
+        stds: dict[str, float] = {}
+        for layer in network.layers:
+            stds[f"{layer.name}.weight"] = math.sqrt(max(gains[layer.name], 0) / layer.fan_in)
+            stds[f"{layer.name}.bias"] = self.bias_std or 0.0
+        return stds
+
+    def posterior(self, network: Network, num_data: int) -> Posterior:
+        """The posterior of `network` given N examples.
+
+        Raises:
+            PriorError: a parameter has no σ, or one that is not positive.
+        """
+        return Posterior.build(
+            network, num_data, self.stds(network), self.family, self.degrees_of_freedom
+        )
+
+
 class Constant(_Table):
     """`training.schedules.constant`."""
 
@@ -87,26 +169,86 @@ class Cooling(_Table):
     epochs: int = Field(gt=0)
 
 
-StepSizes = Annotated[Constant | Polynomial | Cooling, Field(discriminator="kind")]
+class Cyclical(_Table):
+    """`training.schedules.cyclical`, in cycles of `cycle_epochs` epochs.
+
+    Weights are kept, and temperatures measured, after the share `exploration` of each cycle. With
+    `cold_exploration` steps have no noise before it (cSGLD); otherwise they always have theirs, and
+    long steps mix what short ones then bring to its temperature.
+    """
+
+    kind: Literal["cyclical"]
+    initial: float = Field(gt=0)
+    cycle_epochs: int = Field(gt=0)
+    exploration: float = Field(ge=0, lt=1)
+    cold_exploration: bool = False
+
+
+StepSizes = Annotated[Constant | Polynomial | Cooling | Cyclical, Field(discriminator="kind")]
 
 
 class Sampler(_Table):
-    """SGLD: a short SGD warm start, burn-in, then `samples` kept at equal distances.
+    """A short SGD warm start, burn-in, then `samples` weight vectors kept at equal distances.
 
-    `trace` is the number of times in the sampling phase at which observables are recorded.
+    Attributes:
+        name: the method, one file of `training.samplers`.
+        temperature: T, in posterior units.
+        chains: C.
+        prior_starts: how many of the chains, from the second on, every other one, start at a draw
+            from the prior and spend the warm start's epochs on Langevin steps.
+        momentum: decay of the momentum over one step, of underdamped samplers.
+        layer_step: factor on the step size of single layers.
+        max_noise_ratio: keep no sample while minibatch noise exceeds this share of the injected
+            noise in any layer.
+        samples: weight vectors kept, S.
+        trace: number of times in the sampling phase at which observables are recorded.
+        half_step_epochs: epochs at half the final step size after sampling, as a check.
     """
 
-    name: Literal["sgld"]
+    name: Literal["sgld", "psgld", "sghmc", "baoab", "constant-sgd"]
     temperature: float = Field(default=1.0, ge=0)
     chains: int = Field(ge=1)
+    prior_starts: int = Field(default=0, ge=0)
     batch_size: int = Field(ge=1)
     warm_start_epochs: int = Field(ge=0)
     warm_start_step_size: float = Field(gt=0)
     burn_in_epochs: int = Field(ge=0)
     sampling_epochs: int = Field(ge=0)
+    half_step_epochs: int = Field(default=0, ge=0)
     samples: int = Field(ge=1)
     trace: int = Field(ge=4)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    layer_step: dict[str, PositiveFloat] = Field(default_factory=dict)
+    max_noise_ratio: PositiveFloat | None = None
     schedule: StepSizes
+
+    @model_validator(mode="after")
+    def _some_warm_starts(self) -> Self:
+        if self.prior_starts > self.chains // 2:
+            raise ValueError("prior_starts exceed half of the chains")
+        return self
+
+    def starts_from_prior(self, chain: int) -> bool:
+        """Whether a chain starts at a draw from the prior: chains 1, 3, 5 and so on do."""
+        return chain % 2 == 1 and chain // 2 < self.prior_starts
+
+    def samples_now(self, steps_per_epoch: int) -> Callable[[int], bool]:
+        """Whether step t may be kept: it may not in the exploration stage of a cycle."""
+        if isinstance(self.schedule, Cyclical):
+            return sampling_stage(
+                self.schedule.cycle_epochs * steps_per_epoch, self.schedule.exploration
+            )
+        return lambda step: True
+
+    @property
+    def explores_cold(self) -> bool:
+        """Whether steps that may not be kept have no noise."""
+        return isinstance(self.schedule, Cyclical) and self.schedule.cold_exploration
+
+    @property
+    def weights_samples(self) -> bool:
+        """Whether samples count in proportion to their step size (Welling & Teh 2011)."""
+        return isinstance(self.schedule, Polynomial)
 
     def step_sizes(self, steps_per_epoch: int) -> Schedule:
         """η_t, with t = 0 at the end of the warm start."""
@@ -117,6 +259,8 @@ class Sampler(_Table):
                 return polynomial(a, b, gamma)
             case Cooling(initial=initial, final=final, epochs=epochs):
                 return cooling(initial, final, epochs * steps_per_epoch)
+            case Cyclical(initial=initial, cycle_epochs=epochs):
+                return cyclical(initial, epochs * steps_per_epoch)
 
 
 class Recipe(_Table):
@@ -128,10 +272,11 @@ class Recipe(_Table):
     data: Data
     polarity: Literal["light-on-dark", "as-is"]
     network: Architecture
-    prior_std: dict[str, float]
+    prior: Prior
     sampler: Sampler
     members: int = Field(ge=1)
     group: int = Field(default=4, ge=1)
+    selection: Literal["thinned", "greedy"] = "greedy"
     score: Literal["predictive_entropy", "mutual_information", "max_probability"]
     policies: dict[Name, Policy]
 

@@ -3,6 +3,7 @@
 recipe.json            the recipe, as read: a directory belongs to one recipe
 chains/NN.safetensors  checkpoints and samples                     sample
 diagnostics.json       the sampler's verdict                       diagnose
+members.json           which samples are served                    diagnose
 bundle/                graph, weights                              export
 bundle/calibration.npz detector scores of held-out images          calibrate
 evaluation.json        figures on the test and unfamiliar sets     evaluate
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from torch import Tensor
 
 from models import bundle as bundles
 from models.conformal import ConformalTest
@@ -42,13 +45,17 @@ from training import chains, data, export, pool, report
 from training.calibrate import calibrate, stored
 from training.data import Dataset
 from training.evaluate import evaluate
-from training.members import thin
+from training.members import curves, select, thin
+from training.observables import log_probabilities
+from training.prior_predictive import prior_predictive
 from training.problem import Problem, formulate, source
 from training.recipe import Recipe
 from training.verdict import diagnose
 
 GOLDEN_IMAGES = 16
 PARITY_IMAGES = 256
+PRIOR_IMAGES = 500
+PRIOR_DRAWS = 32
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "torch")
 
 
@@ -125,17 +132,76 @@ class Run:
         pool.run_all(self.recipe, self.data_dir, self.path, workers or os.cpu_count() or 1, report)
 
     def diagnose(self) -> Verdict:
-        """Write `diagnostics.json`; returns the verdict."""
-        verdict, figures = diagnose(self.problem, self.results)
+        """Write `diagnostics.json` and `members.json`; returns the verdict.
+
+        Members are chosen on the first half of the validation images, and the choice is judged on
+        the second.
+        """
+        problem = self.problem
+        verdict, figures = diagnose(problem, self.results)
+        images, labels = problem.tensors(problem.validation)
+        probabilities = self._validation_probabilities(images)
+        half = len(labels) // 2
+        members = self._choose(probabilities[:, :, :half])
+        figures["members"] = curves(
+            probabilities[:, :, half:], labels[half:].numpy(), members, self._weights
+        )
+        figures["prior_predictive"] = prior_predictive(
+            problem.posterior,
+            images[:PRIOR_IMAGES],
+            PRIOR_DRAWS,
+            chains.generator(self.recipe.seed, 0, 0, 2),
+        )
+        self.write("members.json", members.model_dump(mode="json"))
         self.write("diagnostics.json", {"verdict": verdict.model_dump(), "figures": figures})
         return verdict
+
+    def _choose(self, probabilities: NDArray[np.float32]) -> Members:
+        recipe = self.recipe
+        available = len(self.results) * self._kept
+        if available < recipe.members:
+            raise RunError(f"{available} samples were kept, {recipe.members} members are asked for")
+        if recipe.selection == "thinned":
+            count, samples = probabilities.shape[:2]
+            return thin(recipe.members, count, samples, recipe.group)
+        return select(recipe.members, probabilities, recipe.group, self._weights)
+
+    @property
+    def _weights(self) -> NDArray[np.float64] | None:
+        """Of the samples in the posterior's mean, [C, S]: ∝ η where steps decay, or equal."""
+        if not self.recipe.sampler.weights_samples:
+            return None
+        return np.stack([result.step_sizes[-self._kept :] for result in self.results])
+
+    @property
+    def _kept(self) -> int:
+        """S, the samples of the chain that kept the fewest; of the others the last S count."""
+        return min(len(result.samples) for result in self.results)
+
+    def _validation_probabilities(self, images: Tensor) -> NDArray[np.float32]:
+        """Class probabilities of every sample, [C, S, n, K]."""
+        posterior = self.problem.posterior
+        return np.stack(
+            [
+                np.stack(
+                    [
+                        log_probabilities(posterior, torch.from_numpy(sample.copy()), images)
+                        .exp()
+                        .float()
+                        .numpy()
+                        for sample in result.samples[-self._kept :]
+                    ]
+                )
+                for result in self.results
+            ]
+        )
 
     def export(self) -> float:
         """Write the ensemble graph; returns the largest difference to torch on real images."""
         members = self._members
         positions = np.stack(
             [
-                self.results[chain].samples[sample]
+                self.results[chain].samples[-self._kept :][sample]
                 for chain, sample in zip(members.chains, members.samples, strict=True)
             ]
         )
@@ -193,7 +259,8 @@ class Run:
             posterior=PosteriorSpec(
                 num_data=problem.posterior.num_data,
                 temperature=recipe.sampler.temperature,
-                prior_std=recipe.prior_std,
+                prior_family=recipe.prior.family,
+                prior_std=recipe.prior.stds(problem.network),
             ),
             sampler={"seed": recipe.seed, **recipe.sampler.model_dump()},
             data=(*problem.sources, *self._foreign_sources()),
@@ -206,14 +273,14 @@ class Run:
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             files={},
         )
-        report.write(self.staging, manifest, diagnostics["figures"], self.results, flagging)
+        nll = np.stack([result.sampling.observables[:, 0] for result in self.results])
+        report.write(self.staging, manifest, diagnostics["figures"], nll, flagging)
         bundles.publish(self.staging, manifest, self.published)
         return self.published
 
     @property
     def _members(self) -> Members:
-        sampler = self.recipe.sampler
-        return thin(self.recipe.members, sampler.chains, sampler.samples, self.recipe.group)
+        return Members.model_validate(self._read("diagnose", "members.json"))
 
     def foreign(self, name: str) -> Dataset:
         """The test part of another data set, in its own size and mode."""

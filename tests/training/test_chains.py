@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from training import chains, checkpoint, pool
 from training.chains import Progress, advance, read_result
-from training.checkpoint import TENSORS, ChainError, ChainState, path_of, read
+from training.checkpoint import ChainError, ChainState, path_of, read, samples_of
+from training.observables import COORDINATES, OBSERVABLES
 from training.posterior import Posterior
 from training.problem import Problem
 from training.recipe import change
@@ -43,6 +44,16 @@ def run_chain(
 
 def state_of(problem: Problem, file: Path) -> ChainState:
     return read(file, problem.network.num_weights)
+
+
+def bytes_of(file: Path) -> tuple[bytes, bytes]:
+    """The whole chain: state and kept weights."""
+    samples = samples_of(file)
+    return file.read_bytes(), samples.read_bytes() if samples.exists() else b""
+
+
+def rewrite(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None) -> None:
+    save_file({**load_file(file), **tensors}, file, metadata)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -81,29 +92,41 @@ def test_shapes_and_finite_values(problem: Problem, finished: Path) -> None:
     assert result.warm.shape == (weights,)
     assert result.samples.shape == (3, weights)
     assert result.samples.dtype == np.float32
-    assert result.trace.shape == (6, len(chains.OBSERVABLES))
-    assert result.virial.shape[1:] == (layers,)
-    assert all(np.isfinite(values).all() for values in dataclasses.astuple(result))
+    images, classes = len(problem.validation), problem.network.num_classes
+    assert result.step_sizes.tolist() == pytest.approx([0.1] * 3)
+    assert result.noise_ratio.shape == (layers,)
+    for observed, points, epochs in ((result.burn_in, 3, 2), (result.sampling, 6, 4)):
+        assert observed.observables.shape == (points, len(OBSERVABLES))
+        assert observed.coordinates.shape == (points, COORDINATES)
+        assert observed.probabilities.shape == (images, classes)
+        assert observed.virial.shape == (epochs, layers)
+        assert observed.probabilities.sum(axis=1) == pytest.approx(1)
+    arrays = (result.warm, result.samples, result.noise_ratio, *vars(result.sampling).values())
+    assert all(np.isfinite(values).all() for values in arrays)
+    assert len(result.half_step.observables) == 0
 
 
-def test_memory_holds_the_kept_samples_and_nothing_else(problem: Problem, finished: Path) -> None:
+def test_kept_weights_are_on_disk_alone(problem: Problem, finished: Path) -> None:
     weights = 4 * problem.network.num_weights
-    state = state_of(problem, path_of(finished, 0))
-    size = path_of(finished, 0).stat().st_size
-    assert state.samples.nbytes == 3 * weights
-    assert size < (3 + 3) * weights + 4096
+    checkpoint = path_of(finished, 0)
+    assert samples_of(checkpoint).stat().st_size == 3 * weights
+    traces = 3 * 8 * len(problem.validation) * problem.network.num_classes
+    assert checkpoint.stat().st_size < 3 * weights + traces + 16384
+    assert isinstance(read_result(finished, 0, problem).samples, np.memmap)
 
 
 def test_trace_is_what_the_validation_images_say(problem: Problem, tmp_path: Path) -> None:
     """The last sample and the last trace point are the same weights: the chain's last."""
     run_chain(problem, path_of(tmp_path, 0))
     state = state_of(problem, path_of(tmp_path, 0))
-    assert torch.equal(state.samples[-1], state.position)
+    result = read_result(tmp_path, 0, problem)
+    position = state.sampler["position"]
+    assert result.samples[-1].tolist() == position.tolist()
     images, labels = problem.tensors(problem.validation)
     with torch.no_grad():
-        probabilities = problem.posterior.logits(state.position, images).double().softmax(1).numpy()
+        probabilities = problem.posterior.logits(position, images).double().softmax(1).numpy()
     chosen = probabilities[np.arange(len(labels)), labels]
-    assert state.trace[-1].numpy() == pytest.approx(
+    assert result.sampling.observables[-1] == pytest.approx(
         [
             -np.log(chosen).mean(),
             (probabilities.argmax(1) == labels.numpy()).mean(),
@@ -118,25 +141,25 @@ def test_warm_start_ends_where_burn_in_begins(problem: Problem, tmp_path: Path) 
     run_chain(problem, file, stopped=stop_after(2))
     state = state_of(problem, file)
     assert state.epoch == 2
-    assert torch.equal(state.warm, state.position)
-    assert len(state.samples) == len(state.trace) == 0
+    assert torch.equal(state.warm, state.sampler["position"])
+    assert len(state.checksums) == len(state.traces["burn_in"].observables) == 0
     run_chain(problem, file, stopped=stop_after(1))
     later = state_of(problem, file)
     assert torch.equal(later.warm, state.warm)
-    assert not torch.equal(later.position, state.position)
+    assert not torch.equal(later.sampler["position"], state.sampler["position"])
 
 
 def test_nothing_is_kept_during_burn_in(problem: Problem, tmp_path: Path) -> None:
     file = path_of(tmp_path, 0)
     run_chain(problem, file, stopped=stop_after(4))
-    assert len(state_of(problem, file).samples) == 0
+    assert len(state_of(problem, file).checksums) == 0
     run_chain(problem, file, stopped=stop_after(4))
-    assert len(state_of(problem, file).samples) == 3
+    assert len(state_of(problem, file).checksums) == 3
 
 
 def test_same_seed_gives_the_same_bytes(problem: Problem, finished: Path, tmp_path: Path) -> None:
     run_chain(problem, path_of(tmp_path, 1), 1)
-    assert path_of(tmp_path, 1).read_bytes() == path_of(finished, 1).read_bytes()
+    assert bytes_of(path_of(tmp_path, 1)) == bytes_of(path_of(finished, 1))
 
 
 @pytest.mark.parametrize("epoch", range(1, EPOCHS))
@@ -147,7 +170,7 @@ def test_stopped_after_any_epoch_it_resumes_to_the_same_bytes(
     assert not run_chain(problem, file, stopped=stop_after(epoch))
     assert state_of(problem, file).epoch == epoch
     assert run_chain(problem, file)
-    assert file.read_bytes() == path_of(finished, 0).read_bytes()
+    assert bytes_of(file) == bytes_of(path_of(finished, 0))
 
 
 def test_chains_and_seeds_differ(problem: Problem, finished: Path, tmp_path: Path) -> None:
@@ -184,7 +207,7 @@ def test_virial_counts_every_step_of_the_sampling_phase(
     steps = slow.posterior.num_data // slow.recipe.sampler.batch_size
     mean = slow.posterior.num_data * torch.stack(seen[steps:]).mean(dim=0)
     layers = mean.split([layer.size for layer in slow.network.layers])
-    actual = read_result(tmp_path, 0, slow).virial.mean(axis=0)
+    actual = read_result(tmp_path, 0, slow).sampling.virial.mean(axis=0)
     assert actual == pytest.approx([part.sum().item() for part in layers], rel=1e-4)
 
 
@@ -196,14 +219,9 @@ def test_virial_counts_every_step_of_the_sampling_phase(
         (lambda file: os.truncate(file, file.stat().st_size - 1), "not a readable checkpoint"),
         (lambda file: os.truncate(file, 100), "not a readable checkpoint"),
         (lambda file: save_file({"position": torch.zeros(3)}, file), "not a readable checkpoint"),
+        (lambda file: rewrite(file, {}, None), "not a readable checkpoint"),
         (
-            lambda file: save_file({name: torch.zeros(3) for name in TENSORS}, file),
-            "not a readable checkpoint",
-        ),
-        (
-            lambda file: save_file(
-                {name: torch.zeros(3) for name in TENSORS}, file, {"state": '{"epoch": 1}'}
-            ),
+            lambda file: rewrite(file, {"warm": torch.zeros(3)}, {"epoch": "1"}),
             "made for another network: use another --out",
         ),
     ],
@@ -231,7 +249,8 @@ def test_unusable_checkpoint(
 
 
 def test_step_that_is_far_too_long_is_an_error(problem: Problem, tmp_path: Path) -> None:
-    wild = with_sampler(problem, schedule={"kind": "constant", "step_size": 1e30})
+    start = {"kind": "cooling", "initial": 1e30, "final": 0.1, "epochs": 1}
+    wild = with_sampler(problem, schedule=start)
     with pytest.raises(ChainError, match=r"chain 0: the loss .* in epoch 3: take a shorter step"):
         run_chain(wild, path_of(tmp_path, 0))
     assert state_of(problem, path_of(tmp_path, 0)).epoch == 2
@@ -262,9 +281,9 @@ def test_full_disk_keeps_the_older_checkpoint(
         with pytest.raises(ChainError, match=r"No space left on device.*make room and resume"):
             run_chain(problem, file)
     assert file.read_bytes() == before
-    assert list(file.parent.iterdir()) == [file]
+    assert {path.suffix for path in file.parent.iterdir()} <= {".safetensors", ".samples"}
     run_chain(problem, file)
-    assert file.read_bytes() == path_of(finished, 0).read_bytes()
+    assert bytes_of(file) == bytes_of(path_of(finished, 0))
 
 
 def test_folder_that_cannot_be_made(problem: Problem, tmp_path: Path) -> None:
@@ -293,7 +312,7 @@ def test_every_step_can_be_sampled_and_traced(problem: Problem, tmp_path: Path) 
     run_chain(dense, path_of(tmp_path, 0))
     result = read_result(tmp_path, 0, dense)
     assert len(np.unique(result.samples[:, 0])) == 36
-    assert len(result.trace) == 36
+    assert len(result.sampling.observables) == 36
 
 
 def test_result_of_a_missing_or_unfinished_chain(problem: Problem, tmp_path: Path) -> None:
@@ -323,7 +342,7 @@ def test_killed_process_is_an_error_and_the_chain_resumes_to_the_same_bytes(
     reached = state_of(endless, file).epoch
     run_chain(endless, file, stopped=stop_after(5))
     run_chain(endless, unbroken, stopped=stop_after(reached + 5))
-    assert file.read_bytes() == unbroken.read_bytes()
+    assert bytes_of(file) == bytes_of(unbroken)
 
 
 def test_interrupt_lets_the_running_chain_save_its_epoch(endless: Problem, tmp_path: Path) -> None:

@@ -8,10 +8,15 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from training.diagnostics import (
+    bulk_effective_sample_size,
     configurational_temperature,
+    drift,
     effective_sample_size,
     gradient_noise_ratio,
+    mixing,
+    rank_normalised_rhat,
     split_rhat,
+    standard_error,
 )
 
 Array = NDArray[np.float64]
@@ -64,6 +69,58 @@ def test_effective_sample_size_of_unmixed_chains_equals_that_of_arviz(draws: Arr
     assert effective_sample_size(draws) == pytest.approx(expected, rel=1e-10)
 
 
+TIED = [np.round(2 * draws) for draws in (*MIXED[:8], *UNMIXED)]
+
+
+@pytest.mark.parametrize(
+    "draws", [draws for draws in MIXED + UNMIXED + TIED if len(draws) > 1], ids=shape_of
+)
+def test_rank_normalised_figures_equal_those_of_arviz(draws: Array) -> None:
+    rhat = array_stats.rhat(draws, method="rank")
+    assert rank_normalised_rhat(draws) == pytest.approx(rhat, rel=1e-10)
+    ess = array_stats.ess(draws, method="bulk")
+    assert bulk_effective_sample_size(draws) == pytest.approx(ess, rel=1e-10)
+
+
+@pytest.mark.parametrize("draws", MIXED + UNMIXED, ids=shape_of)
+def test_standard_error_equals_that_of_arviz(draws: Array) -> None:
+    expected = array_stats.mcse(draws, method="mean")
+    assert standard_error(draws) == pytest.approx(expected, rel=1e-10)
+
+
+def test_rank_normalised_rhat_sees_scale_and_bears_heavy_tails() -> None:
+    print("seed 3")
+    randomness = np.random.default_rng(3)
+    scales = np.array([1.0, 1.0, 1.0, 4.0])[:, None] * randomness.normal(size=(4, 400))
+    assert split_rhat(scales) < 1.01
+    assert rank_normalised_rhat(scales) > 1.1
+    heavy = randomness.standard_cauchy((4, 400)) + 5 * np.arange(4)[:, None]
+    assert rank_normalised_rhat(heavy) > 1.5 > split_rhat(heavy)
+
+
+def test_rhat_of_independent_chains_follows_the_f_distribution() -> None:
+    """n R-hat² − (n − 1) = B/W is F with m − 1 and m (n − 1) degrees of freedom, m half chains."""
+    chains, n, replicas = 4, 50, 1000
+    print("seed 8")
+    draws = np.random.default_rng(8).normal(size=(replicas, chains, 2 * n))
+    ratio = np.array([n * split_rhat(each) ** 2 - (n - 1) for each in draws])
+    first, second = 2 * chains - 1, 2 * chains * (n - 1)
+    mean = second / (second - 2)
+    variance = 2 * mean**2 * (first + second - 2) / (first * (second - 4))
+    assert ratio.mean() == pytest.approx(mean, abs=4 * math.sqrt(variance / replicas))
+
+
+def test_many_coordinates_at_once() -> None:
+    draws = np.stack([*(autoregressive(seed, (4, 60), 0.5) for seed in range(5))], axis=2)
+    draws[:, :, 3] = np.round(draws[:, :, 3])
+    draws[:, :, 4] = 0.1
+    result = mixing(draws)
+    for index in range(5):
+        assert result.rhat[index] == rank_normalised_rhat(draws[:, :, index])
+        assert result.ess[index] == bulk_effective_sample_size(draws[:, :, index])
+    assert (result.rhat[4], result.ess[4]) == (1.0, 240)
+
+
 def test_rhat_by_hand() -> None:
     """Half chains [0, 2], [2, 4]: W = 2, B/n = 2, so R-hat = sqrt(1/2 + 1)."""
     assert split_rhat(np.array([[0.0, 2.0, 2.0, 4.0]])) == pytest.approx(math.sqrt(1.5))
@@ -78,15 +135,16 @@ def test_rhat_does_not_depend_on_units() -> None:
 def test_constant_chains() -> None:
     same = np.ones((3, 8))
     apart = np.array([[1.0] * 8, [2.0] * 8])
+    assert split_rhat(np.full((3, 14), 0.1)) == 1.0
     assert split_rhat(same) == 1.0
     assert split_rhat(apart) == math.inf
     assert effective_sample_size(same) == 24
     assert math.isfinite(effective_sample_size(apart))
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (4,), (2, 0), (1, 2, 8)])
+@pytest.mark.parametrize("shape", [(2, 3), (4,), (2, 0), (1, 2, 8), (2, 4, 2, 2)])
 def test_too_few_draws(shape: tuple[int, ...]) -> None:
-    for measure in (split_rhat, effective_sample_size):
+    for measure in (split_rhat, effective_sample_size, rank_normalised_rhat, mixing):
         with pytest.raises(ValueError, match="n of at least 4"):
             measure(np.zeros(shape))
 
@@ -95,6 +153,51 @@ def test_effective_sample_size_of_a_known_series() -> None:
     """For AR(1), n (1 − φ)/(1 + φ); the estimate is within a fifth of it."""
     draws = autoregressive(5, (8, 5000), 0.8)
     assert effective_sample_size(draws) == pytest.approx(40_000 / 9, rel=0.2)
+
+
+@pytest.mark.parametrize("phi", [-0.4, 0.0, 0.5, 0.8])
+def test_standard_error_of_a_known_series(phi: float) -> None:
+    """Squared, it estimates the variance of the mean, to 4 s.e. over 300 replicas.
+
+    That is γ_0/(C n) (1 + 2 Σ_t (1 − t/n) φ^t), with γ_0 = 1/(1 − φ²). Geyer's cut keeps noise
+    of pair sums P while it is positive, so the estimate is conservative. For white noise P_1 has
+    deviation s = sqrt(2/(C n)) and 2 E[P_1⁺ + P_2⁺/2 + …] ≤ 1.6 s; ρ_2k adds 0.3 s at most.
+    """
+    replicas, chains, n = 300, 4, 2000
+    print("seed 21")
+    series = autoregressive(21, (replicas * chains, n), phi).reshape(replicas, chains, n)
+    squares = np.array([standard_error(draws) ** 2 for draws in series])
+    lags = np.arange(1, n)
+    correlation = 1 + 2 * ((1 - lags / n) * phi**lags).sum()
+    exact = correlation / ((1 - phi**2) * chains * n)
+    error = squares.std(ddof=1) / math.sqrt(replicas)
+    print(f"{squares.mean() / exact:.4f} of the exact, ± {error / exact:.4f}")
+    assert squares.mean() > exact - 4 * error
+    assert squares.mean() < exact * (1 + 2 * math.sqrt(2 / (chains * n))) + 4 * error
+
+
+@pytest.mark.parametrize("phi", [-0.4, 0.0, 0.5])
+def test_drift_of_a_stationary_series_is_standard_normal(phi: float) -> None:
+    """Over R replicas the mean has standard error R^−½, the variance sqrt(2/R)."""
+    replicas, chains, n = 1000, 4, 1000
+    print("seed 31")
+    series = autoregressive(31, (replicas * chains, n), phi).reshape(replicas, chains, n)
+    z = np.array([drift(draws) for draws in series])
+    print(f"mean {z.mean():.3f}, variance {z.var():.3f}")
+    assert abs(z.mean()) < 4 / math.sqrt(replicas)
+    assert z.var() == pytest.approx(1, abs=4 * math.sqrt(2 / replicas))
+
+
+def test_drift_sees_a_trend_and_its_sign() -> None:
+    draws = autoregressive(1, (4, 200), 0.5)
+    trend = np.linspace(0, 3, 200)
+    assert drift(draws + trend) > 5
+    assert drift(-draws - trend) == pytest.approx(-drift(draws + trend))
+
+
+def test_drift_of_constant_draws() -> None:
+    assert drift(np.ones((2, 9))) == 0
+    assert drift(np.repeat([[2.0, 1.0]], 8, axis=1)) == -math.inf
 
 
 def test_temperature_of_an_exact_gaussian() -> None:

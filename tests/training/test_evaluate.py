@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.detectors import DETECTORS
 from models.policy import Policy
 from training.calibrate import calibrate, stored
-from training.evaluate import ALPHAS, evaluate, flag_rates, gate, quality, separation
+from training.evaluate import ALPHAS, Answers, evaluate, flag_rates, gate, quality, separation
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -35,11 +35,12 @@ def of(probabilities: list[list[list[float]]]) -> Logits:
 def test_quality_by_hand() -> None:
     """The members contradict each other on the first image; the mean decides for class 0."""
     logits = of([[[0.9, 0.1], [0.3, 0.7]], [[0.2, 0.8], [0.4, 0.6]]])
-    figures = quality(logits, np.array([0, 0]))
+    figures = quality(Answers.of(logits), np.array([0, 0]))
     assert figures["accuracy"] == 0.5
     assert figures["member_accuracy"] == 0.25
     assert figures["nll"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2, rel=1e-5)
     assert figures["brier"] == pytest.approx((2 * 0.4**2 + 2 * 0.7**2) / 2, rel=1e-5)
+    assert figures["aurc"] == pytest.approx((1 + 1 / 2) / 2)
     assert figures["ece"] == pytest.approx((0.4 + -0.0 + 0.7) / 2, rel=1e-5)
     assert figures["predictive_entropy"] > figures["mutual_information"] > 0
 
@@ -49,7 +50,7 @@ def test_flag_rate_is_alpha_on_exchangeable_images() -> None:
     print("seeds 1, 2")
     size = 20_000
     tests = calibrate(draw(1, size, 2.0)[0])
-    rates = flag_rates(tests, draw(2, size, 2.0)[0])
+    rates = flag_rates(tests, Answers.of(draw(2, size, 2.0)[0]))
     assert list(rates) == list(DETECTORS)
     for by_alpha in rates.values():
         for alpha in ALPHAS:
@@ -59,7 +60,7 @@ def test_flag_rate_is_alpha_on_exchangeable_images() -> None:
 
 def test_separation_of_what_is_easy_and_of_what_is_the_same() -> None:
     familiar, same, foreign = (
-        draw(seed, 2000, scale)[0] for seed, scale in ((1, 9), (2, 9), (3, 0))
+        Answers.of(draw(seed, 2000, scale)[0]) for seed, scale in ((1, 9), (2, 9), (3, 0))
     )
     for figures in separation(familiar, foreign).values():
         assert figures["auroc"] > 0.99
@@ -70,17 +71,15 @@ def test_separation_of_what_is_easy_and_of_what_is_the_same() -> None:
 
 
 def test_gate_counts_errors_among_the_accepted_alone() -> None:
-    tests = calibrate(of([[[0.9, 0.1]], [[0.6, 0.4]], [[0.5, 0.5]]]))
     policy = Policy(alpha=0.01, min_probability=0.8)
-    logits = of([[[0.95, 0.05]], [[0.9, 0.1]], [[0.7, 0.3]], [[0.55, 0.45]]])
-    test = tests["predictive_entropy"]
-    outcome = gate(policy, test, "predictive_entropy", logits, np.array([0, 1, 1, 1]))
+    answers = Answers.of(of([[[0.95, 0.05]], [[0.9, 0.1]], [[0.7, 0.3]], [[0.55, 0.45]]]))
+    likely = np.ones(4)
+    outcome = gate(policy, likely, answers, np.array([0, 1, 1, 1]))
     assert outcome == {"accepted": 0.5, "error_among_accepted": 0.5}
-    assert gate(policy, test, "predictive_entropy", logits, None) == {
-        "accepted": 0.5,
-        "error_among_accepted": None,
-    }
-    nothing = gate(policy, test, "predictive_entropy", logits[2:], np.array([0, 0]))
+    assert gate(policy, likely, answers, None) == {"accepted": 0.5, "error_among_accepted": None}
+    flagged = gate(policy, np.array([0.5, 0.01, 0.5, 0.5]), answers, np.array([0, 1, 1, 1]))
+    assert flagged == {"accepted": 0.25, "error_among_accepted": 0.0}
+    nothing = gate(policy, np.zeros(4), answers, np.array([0, 0, 0, 0]))
     assert nothing == {"accepted": 0.0, "error_among_accepted": None}
 
 
@@ -88,11 +87,13 @@ def test_gate_refuses_what_is_not_a_number() -> None:
     logits, labels = draw(1, 50, 9.0)
     test = calibrate(logits)["mutual_information"]
     logits[:, 0, 0] = np.nan
-    assert gate(POLICY, test, "mutual_information", logits, labels)["accepted"] == 0
+    answers = Answers.of(logits)
+    p_values = test.p_values(answers.scores["mutual_information"])
+    assert gate(POLICY, p_values, answers, labels)["accepted"] == 0
 
 
 def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
-    calibration, _ = draw(1, 300, 4.0)
+    calibration = draw(1, 300, 4.0)[0]
     test, foreign, shifted = draw(2, 200, 4.0), draw(3, 100, 0.0)[0], draw(4, 100, 2.0)
     policies = {"default": POLICY, "strict": Policy(alpha=0.05, min_probability=0.99)}
     results: dict[str, Any] = evaluate(
@@ -105,7 +106,7 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
     )
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert list(results) == ["test", "ood", "shift"]
-    assert results["test"]["accuracy"] == quality(*test)["accuracy"]
+    assert results["test"]["accuracy"] == quality(Answers.of(test[0]), test[1])["accuracy"]
     assert set(results["ood"]["foreign"]["separation"]) == set(DETECTORS)
     for part in (results["test"], results["ood"]["foreign"], results["shift"]["shifted"]):
         assert set(part["policies"]) == set(policies)

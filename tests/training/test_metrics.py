@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
+from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from sklearn import metrics as oracle
 from torchmetrics.classification import MulticlassCalibrationError
 
 from training import metrics
+from training.data import read_idx
 
 Array = NDArray[np.float64]
 scores = st.lists(st.integers(0, 9).map(float), min_size=1, max_size=40).map(np.array)
@@ -105,3 +109,74 @@ def test_missed_at_by_brute_force(size: int, share: float) -> None:
     """Scores one apart, so that one rank more shows."""
     familiar, unfamiliar = np.arange(float(size)), np.arange(2.0 * size)
     assert metrics.missed_at(familiar, unfamiliar, share) == missed(familiar, unfamiliar, share)
+
+
+@given(data=st.data())
+def test_selective_risks_are_the_mean_over_orders_of_equals(data: st.DataObject) -> None:
+    """By brute force: the running error of every order that keeps confidence falling."""
+    size = data.draw(st.integers(1, 5))
+    confidence = np.array(
+        data.draw(st.lists(st.sampled_from([0.6, 0.7, 0.9]), min_size=size, max_size=size))
+    )
+    labels = np.array(data.draw(st.lists(st.integers(0, 1), min_size=size, max_size=size)))
+    orders = [
+        np.array(order)
+        for order in permutations(range(size))
+        if (np.diff(confidence[list(order)]) <= 0).all()
+    ]
+    runs = [(labels[order] != 0).cumsum() / np.arange(1, size + 1) for order in orders]
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    risks = metrics.selective_risks(probabilities, labels)
+    assert risks == pytest.approx(np.mean(runs, axis=0), abs=1e-12)
+    assert metrics.aurc(probabilities, labels) == pytest.approx(np.mean(runs), abs=1e-12)
+
+
+def test_aurc_by_hand() -> None:
+    """The least sure of three is wrong: risks 0, 0, 1/3. The surest is: 1, 1/2, 1/3."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    assert metrics.aurc(probabilities, np.array([0, 0, 1])) == pytest.approx(1 / 9)
+    assert metrics.aurc(probabilities, np.array([1, 0, 0])) == pytest.approx(11 / 18)
+
+
+@pytest.mark.skipif("GATE_DATA_DIR" not in os.environ, reason="needs hmc_cifar10 and cifar10")
+def test_figures_of_the_hmc_reference() -> None:
+    """The predictive distribution of Izmailov et al. 2021, and what it is known to score."""
+    folder = Path(os.environ["GATE_DATA_DIR"])
+    labels = read_idx(folder / "cifar10" / "t10k-labels-idx1-ubyte.gz").astype(np.int64)
+    with np.load(folder / "hmc_cifar10" / "probs.npz") as archive:
+        probabilities = archive["probs"].astype(np.float64)
+    assert metrics.accuracy(probabilities, labels) == pytest.approx(0.9144, abs=1e-9)
+    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx(
+        0.27731, abs=5e-6
+    )
+    assert metrics.calibration_error(probabilities, labels) == pytest.approx(0.05217, abs=5e-6)
+    assert metrics.brier(probabilities, labels) == pytest.approx(0.13393, abs=5e-6)
+    assert metrics.aurc(probabilities, labels) == pytest.approx(0.012543, abs=5e-7)
+    risks = metrics.selective_risks(probabilities, labels)
+    coverage = (np.flatnonzero(risks <= 0.01)[-1] + 1) / len(labels)
+    assert coverage == pytest.approx(0.6932, abs=5e-5)
+
+
+def test_ensemble_curve_is_the_mean_over_subsets() -> None:
+    """Probabilities of the label .2, .4 and .9, of one image: by hand."""
+    members = np.array([[[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]]])
+    curve = metrics.ensemble_curve(members, np.array([0]))
+    pairs = [0.3, 0.55, 0.65]
+    expected = [-np.log([0.2, 0.4, 0.9]).mean(), -np.log(pairs).mean(), -math.log(0.5)]
+    assert curve == pytest.approx(expected)
+
+
+def test_ensemble_curve_never_rises() -> None:
+    print("seed 5")
+    randomness = np.random.default_rng(5)
+    members = randomness.dirichlet([0.5] * 4, (60, 6))
+    assert (np.diff(metrics.ensemble_curve(members, randomness.integers(0, 4, 60))) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("nll", "networks"),
+    [(9.0, 1), (0.5, 1), (0.4, 2), (0.45, 1.5), (0.325, 2.75), (0.3, 3), (0.29, math.inf)],
+)
+def test_deep_ensemble_equivalent(nll: float, networks: float) -> None:
+    curve = np.array([0.5, 0.4, 0.3])
+    assert metrics.deep_ensemble_equivalent(nll, curve) == pytest.approx(networks)

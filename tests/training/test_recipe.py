@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import math
 import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from models.networks import build
 from training import recipe as recipes
-from training.posterior import Posterior
-from training.recipe import Recipe, RecipeError, change, load, names
+from training.posterior import PriorError
+from training.recipe import Prior, Recipe, RecipeError, change, load, names
 
 SHIPPED = (resources.files("training") / "recipes" / "digits.toml").read_text("utf-8")
 SIDES = {"digits": 8}
@@ -46,8 +48,75 @@ def test_shipped_recipe_loads_and_its_prior_fits_its_network(name: str) -> None:
         activation=recipe.network.activation,
     )
     assert recipe.name == name
-    assert Posterior.build(network, 1000, recipe.prior_std).prior_std.min() > 0
+    assert recipe.prior.posterior(network, 1000).prior.std.min() > 0
     assert recipe.sampler.temperature == 1
+
+
+NETWORK = build("mlp", (1, 2, 2), 3, hidden=(5,))
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"weight_gain": 4.0, "bias_std": 0.5}, (1.0, 0.5, math.sqrt(4 / 5), 0.5)),
+        ({"weight_gain": {"dense1": 1.0, "dense2": 20.0}, "bias_std": 0.5}, (0.5, 0.5, 2.0, 0.5)),
+        ({"std": 0.3}, (0.3, 0.3, 0.3, 0.3)),
+        (
+            {"std": dict(zip(NETWORK.shapes, (0.1, 0.2, 0.3, 0.4), strict=True))},
+            (0.1, 0.2, 0.3, 0.4),
+        ),
+    ],
+)
+def test_prior_gives_every_parameter_its_deviation(
+    table: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    prior = Prior.model_validate({"family": "laplace", **table})
+    assert list(prior.stds(NETWORK)) == list(NETWORK.shapes)
+    assert tuple(prior.stds(NETWORK).values()) == pytest.approx(expected)
+    assert prior.posterior(NETWORK, 10).prior.family == "laplace"
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"std": 1.0, "bias_std": 1.0}, "either weight_gain and bias_std, or std alone"),
+        ({"weight_gain": 1.0}, "either weight_gain and bias_std, or std alone"),
+        ({}, "either weight_gain and bias_std, or std alone"),
+        ({"family": "cauchy", "std": 1.0}, "'gaussian', 'student-t' or 'laplace'"),
+        ({"std": 1.0, "degrees_of_freedom": 2.0}, "greater than 2"),
+    ],
+)
+def test_prior_that_says_too_much_or_too_little(table: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Prior.model_validate({"family": "gaussian", **table})
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"weight_gain": {"dense1": 1.0}, "bias_std": 1.0}, r"layers \['dense1', 'dense2'\]"),
+        ({"weight_gain": 0.0, "bias_std": 1.0}, "dense1.weight must be positive"),
+        ({"weight_gain": 1.0, "bias_std": 0.0}, "dense1.bias must be positive"),
+        ({"std": -1.0}, "must be positive and finite, got -1.0"),
+        ({"std": {"dense1.weight": 1.0}}, "must name every parameter"),
+    ],
+)
+def test_prior_that_does_not_fit_the_network(table: dict[str, Any], reason: str) -> None:
+    prior = Prior.model_validate({"family": "gaussian", **table})
+    with pytest.raises(PriorError, match=reason):
+        prior.posterior(NETWORK, 10)
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [("network", "batch_norm"), ("network", "dropout"), ("data", "augmentation")],
+)
+def test_what_breaks_the_likelihood_is_refused_with_the_reason(
+    file: Path, where: str, key: str
+) -> None:
+    file.write_text(SHIPPED.replace(f"[{where}]", f"[{where}]\n{key} = 0.1"))
+    with pytest.raises(RecipeError, match=f"{where}: .*{key} is refused: .*; remove it"):
+        load(str(file))
 
 
 def test_names_are_those_of_the_files() -> None:
@@ -124,7 +193,9 @@ def test_recipe_that_is_not_there(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "", "digits.json", "../recipes/digits"])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(RecipeError, match=re.escape(f"no recipe {name!r}: use one of digits, ")):
+    with pytest.raises(
+        RecipeError, match=re.escape(f"no recipe {name!r}: use one of cifar10, digits, ")
+    ):
         load(name)
 
 

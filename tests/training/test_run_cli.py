@@ -38,11 +38,10 @@ name = "mlp"
 hidden = [8]
 activation = "tanh"
 
-[prior_std]
-"dense1.weight" = 0.25
-"dense1.bias" = 1.0
-"dense2.weight" = 0.354
-"dense2.bias" = 1.0
+[prior]
+family = "gaussian"
+weight_gain = 4.0
+bias_std = 1.0
 
 [sampler]
 name = "sgld"
@@ -150,7 +149,10 @@ def test_run_yields_a_bundle_that_loads(finished: Path) -> None:
     manifest = bundle.manifest
     assert bundle.path.name == "1"
     assert manifest.members.count == 4
-    assert manifest.members.chains == (0, 1, 0, 1)
+    assert manifest.members.selection == "greedy"
+    chosen = set(zip(manifest.members.chains, manifest.members.samples, strict=True))
+    assert len(chosen) == 4
+    assert chosen <= {(chain, sample) for chain in range(2) for sample in range(4)}
     assert manifest.posterior.num_data == 900
     assert [(part.role, part.size) for part in manifest.data] == [
         ("train", 900),

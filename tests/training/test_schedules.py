@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.schedules import constant, cooling, polynomial
+from training.schedules import constant, cooling, cyclical, polynomial, sampling_stage
 
 positive = st.floats(1e-6, 1e3)
 
@@ -52,3 +52,48 @@ def test_cooling_stays_between_its_ends_and_is_monotone(
     assert max(values) <= max(initial, final) + slack
     direction = 1 if final >= initial else -1
     assert all(direction * (after - before) >= -slack for before, after in pairwise(values))
+
+
+def test_cyclical_by_hand() -> None:
+    schedule = cyclical(initial=0.8, cycle_steps=4)
+    quarter = math.sqrt(0.5)
+    cycle = [0.8, 0.4 * (1 + quarter), 0.4, 0.4 * (1 - quarter)]
+    assert [schedule(step) for step in range(8)] == pytest.approx(cycle + cycle)
+    assert schedule(4 * 10**6 + 1) == schedule(1)
+
+
+def test_sampling_stage_is_the_end_of_every_cycle() -> None:
+    sampling = sampling_stage(cycle_steps=4, exploration=0.5)
+    assert [sampling(step) for step in range(8)] == [False, False, True, True] * 2
+    always = sampling_stage(cycle_steps=4, exploration=0.0)
+    assert all(always(step) for step in range(8))
+
+
+@given(
+    initial=positive,
+    cycle_steps=st.integers(1, 200),
+    exploration=st.floats(0, 1, exclude_max=True),
+)
+def test_every_step_of_a_cycle_is_positive_and_a_cycle_samples_at_its_end(
+    initial: float, cycle_steps: int, exploration: float
+) -> None:
+    schedule, sampling = cyclical(initial, cycle_steps), sampling_stage(cycle_steps, exploration)
+    values = [schedule(step) for step in range(cycle_steps)]
+    assert min(values) > 0
+    assert values == sorted(values, reverse=True)
+    stages = [sampling(step) for step in range(cycle_steps)]
+    assert stages == sorted(stages)
+    assert sum(stages) == cycle_steps - math.ceil(exploration * cycle_steps)
+
+
+@pytest.mark.parametrize("exploration", [-0.1, 1.0, math.nan])
+def test_a_cycle_must_sample(exploration: float) -> None:
+    with pytest.raises(ValueError, match="exploration"):
+        sampling_stage(10, exploration)
+
+
+def test_a_cycle_has_steps() -> None:
+    with pytest.raises(ValueError, match="cycle_steps"):
+        cyclical(0.1, 0)
+    with pytest.raises(ValueError, match="cycle_steps"):
+        sampling_stage(0, 0.5)

@@ -129,6 +129,16 @@ def _registry() -> dict[str, SourceFile]:
             "8ea070ee2aca1ac39742fdd1ef5ed118",
             urls=("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/usps.t.bz2",),
         ),
+        SourceFile(
+            "hmc_cifar10/probs.csv",
+            2500000,
+            "sha256",
+            "4299e2e90a445fcdc6b20ebfc6f233cb214c1930635c11b3bf9c4b7e1c23b4c6",
+            urls=(
+                "https://raw.githubusercontent.com/izmailovpavel/neurips_bdl_starter_kit/main/"
+                "data/cifar10/probs.csv",
+            ),
+        ),
     ]
     words = iter(_IDX_FILES.split())
     for path, size, digest, content in zip(words, words, words, words, strict=True):

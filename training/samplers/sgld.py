@@ -8,7 +8,7 @@ the Bayes posterior. With Ū = U/N and Ū_B its unbiased minibatch estimate, one
 η is on the mean scale: the learning rate of SGD on the mean loss, and T = 0 is SGD. Welling & Teh's
 step is ε = 2η/N. On a Gaussian mode of curvature λ of Ū the stationary variance is
 T / (N λ (1 − η λ / 2)): a longer step is hotter. Minibatch noise of per-example gradient variance
-c₁ adds η N c₁ / (2 B) to the temperature, to first order.
+c₁ adds η N c₁ / (2 B) to the temperature, to first order. The step is stable for η λ < 2.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.samplers.limits import check_target, step_size_at
 from training.samplers.protocol import Info, Target
 from training.schedules import Schedule
 
@@ -40,6 +41,9 @@ class SGLD:
         schedule: step size η_t.
         generator: source of ξ.
         temperature: T, in posterior units.
+
+    Raises:
+        ValueError: N, T or a step size that `training.samplers.limits` refuses.
     """
 
     num_data: int
@@ -47,13 +51,16 @@ class SGLD:
     generator: torch.Generator
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_target(self.num_data, self.temperature)
+
     def init(self, position: Tensor, step: int = 0) -> SGLDState:
         """Start at a copy of `position` [..., D], with step index `step`."""
         return SGLDState(position.detach().clone(), step)
 
     def step(self, state: SGLDState, target: Target) -> tuple[SGLDState, Info]:
         """Take one step."""
-        step_size = self.schedule(state.step)
+        step_size = step_size_at(self.schedule, state.step)
         position = state.position
         energy, force = target(position)
         info = Info(energy, position * force, step_size)

@@ -1,0 +1,211 @@
+"""What one step of SGLD costs, and where control variates pay.
+
+    python -m benchmarks.sampler [--data-dir D] [--bundle B]
+
+First the mnist recipe's network on random images, one thread: SGLD's step, and that of posteriors,
+against forward and backward alone. They take turns; the ratio is that of the medians. Then the
+variance of minibatch gradients with a control variate over that without, as the chain walks away
+from its anchor. A step with a control variate costs two gradients, so it pays below 1/2.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from benchmarks.machine import describe
+from models import bundle as bundles
+from models.networks import Network, build
+from training import recipe as recipes
+from training.gradients import Anchor, anchored
+from training.posterior import Posterior
+from training.problem import formulate
+from training.samplers import SGLD
+from training.schedules import constant
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # tensordict's, about posteriors' own states
+    import posteriors  # type: ignore[import-untyped]
+
+BATCH, STEP_SIZE, ROUNDS, WARM_ROUNDS = 128, 0.07, 100, 5
+WALK = (1, 3, 10, 30, 100, 400)
+BATCHES = 192
+
+
+def main(
+    data_dir: Annotated[Path | None, typer.Option(help="Where MNIST is.")] = None,
+    bundle: Annotated[Path, typer.Option()] = Path("models/pretrained/mnist"),
+) -> None:
+    """Print both tables, in Markdown."""
+    torch.set_num_threads(1)
+    print(f"one thread, {describe('torch', 'posteriors')}\n")
+    problem = formulate(recipes.load("mnist"), data_dir)
+    _print_times(problem.posterior)
+    loaded = bundles.load(bundle)
+    weights = load_file(loaded.path / bundles.WEIGHTS)
+    member = np.concatenate([weights[name][0].ravel() for name in problem.network.shapes])
+    images, labels = problem.tensors(problem.train)
+    print("\n| network | steps from the anchor | distance | variance ratio |\n|---|---|---|---|")
+    _print_variances("logistic regression", *_logistic_regression(), 1.0)
+    _print_variances(
+        problem.network.name, problem.posterior, torch.from_numpy(member), images, labels, STEP_SIZE
+    )
+
+
+def _print_times(posterior: Posterior) -> None:
+    network = posterior.network
+    randomness = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, *network.input_shape, generator=randomness)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(network.num_classes, (BATCH,), generator=randomness)
+    start = posterior.prior.draw(randomness)
+
+    def gradient() -> None:
+        leaf = start.detach().requires_grad_()
+        loss = F.cross_entropy(posterior.logits(leaf, images), labels)
+        torch.autograd.grad(loss, leaf)
+
+    sampler = SGLD(posterior.num_data, constant(1e-4), randomness)
+    state = sampler.init(start)
+    target = posterior.target(images, labels)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = sampler.step(state, target)
+
+    contenders = {
+        "forward and backward": gradient,
+        "SGLD step": step,
+        "posteriors, inplace=True": _posteriors(posterior, start, images, labels, inplace=True),
+        "posteriors, inplace=False": _posteriors(posterior, start, images, labels, inplace=False),
+    }
+    medians = _medians(contenders)
+    alone = medians["forward and backward"]
+    print(f"| {network.name}, {network.num_weights:,} weights, B = {BATCH} | ms | ratio |")
+    print("|---|---|---|")
+    for name, median in medians.items():
+        print(f"| {name} | {1e3 * median:.2f} | {median / alone:.3f} |")
+    theirs = min(medians["posteriors, inplace=True"], medians["posteriors, inplace=False"])
+    print(f"\nSGLD step / the faster of posteriors: {medians['SGLD step'] / theirs:.3f}")
+
+
+def _medians(contenders: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Median CPU seconds of each, all of them taking turns, in an order drawn anew."""
+    names, randomness = list(contenders), torch.Generator().manual_seed(0)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(WARM_ROUNDS + ROUNDS):
+        for index in torch.randperm(len(names), generator=randomness).tolist():
+            name = names[index]
+            start = time.process_time()
+            contenders[name]()
+            if turn >= WARM_ROUNDS:
+                times[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+class _Module(nn.Module):
+    """The recipe's LeNet as anyone would write it."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        first, second, third, last = (layer.weight_shape for layer in network.layers)
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(first[1], first[0], first[2]), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(second[1], second[0], second[2]), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.dense = nn.Sequential(
+            nn.Linear(third[1], third[0]), nn.ReLU(), nn.Linear(last[1], last[0])
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.dense(self.convolutions(images).flatten(1))
+        return logits
+
+
+def _posteriors(
+    posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor, *, inplace: bool
+) -> Callable[[], None]:
+    """One step of posteriors' SGLD on the same mean log posterior."""
+    module, num_data = _Module(posterior.network), posterior.num_data
+    names = [name for name, _ in module.named_parameters()]
+    parts = posterior.network.unflatten(start[None]).values()
+    parameters = {name: part[0].clone() for name, part in zip(names, parts, strict=True)}
+    stds = posterior.network.unflatten(posterior.prior.std[None]).values()
+    precisions = {name: 1 / std[0].square() for name, std in zip(names, stds, strict=True)}
+
+    def log_posterior(values: dict[str, Tensor], batch: None) -> tuple[Tensor, Tensor]:
+        logits = torch.func.functional_call(module, values, (images,))
+        squares = [(precisions[name] * value.square()).sum() for name, value in values.items()]
+        prior = torch.stack(squares).sum() / (2 * num_data)
+        return -F.cross_entropy(logits, labels) - prior, torch.empty(0)
+
+    method = posteriors.sgmcmc.sgld.build(log_posterior, lr=1e-4, temperature=1 / num_data)
+    state = method.init(parameters)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = method.update(state, None, inplace=inplace)
+
+    return step
+
+
+def _logistic_regression() -> tuple[Posterior, Tensor, Tensor, Tensor]:
+    """N = 2,000, 20 inputs, two classes; with the posterior's mode."""
+    randomness = torch.Generator().manual_seed(0)
+    network = build("mlp", (1, 1, 20), 2, hidden=())
+    posterior = Posterior.build(network, 2_000, dict.fromkeys(network.shapes, 1.0))
+    images = torch.randn(posterior.num_data, *network.input_shape, generator=randomness)
+    truth = posterior.prior.draw(randomness)
+    labels = posterior.logits(truth, images).softmax(1).multinomial(1, generator=randomness)[:, 0]
+    target = posterior.target(images, labels)
+    descent = SGLD(posterior.num_data, constant(1.0), randomness, temperature=0.0)
+    state = descent.init(truth)
+    for _ in range(500):
+        state, _ = descent.step(state, target)
+    return posterior, state.position, images, labels
+
+
+def _print_variances(
+    name: str, posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor, eta: float
+) -> None:
+    """Walk from the anchor with SGLD of step size `eta`.
+
+    Variances are summed over weights, and estimated on the same minibatches at every distance.
+    """
+    randomness = torch.Generator().manual_seed(1)
+    zero = torch.zeros(())
+    anchor = Anchor(start, zero, zero)  # a constant, so that the variance does not need it
+    sampler = SGLD(posterior.num_data, constant(eta), randomness)
+    state = sampler.init(start)
+
+    def draw(source: torch.Generator) -> Tensor:
+        return torch.randperm(len(labels), generator=source)[:BATCH]
+
+    for steps in WALK:
+        while state.step < steps:
+            batch = draw(randomness)
+            state, _ = sampler.step(state, posterior.target(images[batch], labels[batch]))
+        plain, controlled, same = [], [], torch.Generator().manual_seed(2)
+        for _ in range(BATCHES):
+            batch = draw(same)
+            target = posterior.target(images[batch], labels[batch])
+            plain.append(target(state.position)[1])
+            controlled.append(anchored(target, anchor)(state.position)[1])
+        ratio = (torch.stack(controlled).var(0).sum() / torch.stack(plain).var(0).sum()).item()
+        distance = (state.position - start).norm().item()
+        print(f"| {name}, η = {eta:g} | {steps} | {distance:.2f} | {ratio:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

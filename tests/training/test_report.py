@@ -1,0 +1,207 @@
+"""The report and the card, from figures that are made up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.manifest import (
+    CalibrationSpec,
+    Check,
+    DataSource,
+    Manifest,
+    Members,
+    NetworkSpec,
+    PosteriorSpec,
+    Verdict,
+)
+from models.policy import Policy
+from models.preprocessing import InputSpec
+from models.uncertainty import softmax
+from training.card import model_card
+from training.diagnostics import mixing
+from training.members import curves, select
+from training.relaxation import relaxation
+from training.report import write
+
+LAYERS = ("dense1", "dense2")
+RANDOM = np.random.default_rng(0)
+
+
+def manifest(temperatures: dict[str, float]) -> Manifest:
+    """Four members and three labels, and a check of each layer's temperature."""
+    test = {"accuracy": 0.9, "member_accuracy": 0.8, "nll": 0.3, "ece": 0.02, "brier": 0.1}
+    rates = {"mutual_information": {"0.05": 0.04, "0.01": 0.01, "0.001": 0.0}}
+    gates = {"default": {"accepted": 0.9, "error_among_accepted": 0.01}}
+    checks = {
+        f"temperature.{name}": Check(value=value, low=0.8, high=1.2)
+        for name, value in temperatures.items()
+    }
+    return Manifest(
+        name="fake",
+        version="1",
+        labels=("a", "b", "c"),
+        input=InputSpec(channels=1, height=4, width=4, polarity="as-is", mean=(0.5,), std=(0.25,)),
+        network=NetworkSpec(
+            name="mlp", channels=(), kernel=5, hidden=(2,), activation="relu", num_weights=43
+        ),
+        members=Members(count=4, group=2, chains=(0, 1, 0, 1), samples=(0, 0, 1, 1)),
+        posterior=PosteriorSpec(num_data=100, temperature=1.0, prior_std={"dense1.weight": 0.1}),
+        sampler={"name": "sgld", "seed": 1, "chains": 2},
+        data=tuple(
+            DataSource(name="fake", part=part, role=part, size=20, sha256="0" * 64)
+            for part in ("train", "test")
+        ),
+        verdict=Verdict(checks={"ess.nll": Check(value=60, low=50), **checks}),
+        calibration=CalibrationSpec(size=20, seed=1, score="mutual_information"),
+        policies={"default": Policy(alpha=0.01, min_probability=0.9)},
+        results={"test": {**test, "flag_rate": rates, "policies": gates}, "ood": {}, "shift": {}},
+        libraries={},
+        files={},
+    )
+
+
+def plain(layers: dict[str, float]) -> dict[str, Any]:
+    """Figures that every run has."""
+    return {
+        "asked_temperature": 1.0,
+        "temperature": {"value": 1.0, "standard_error": 0.01},
+        "layers": {name: {"value": v, "standard_error": 0.01} for name, v in layers.items()},
+        "observables": {"nll": {"mean": 0.5, "chain_means": [0.4, 0.6]}},
+    }
+
+
+def full(layers: dict[str, float]) -> dict[str, Any]:
+    """With everything that is optional."""
+    chains, samples, images = 2, 6, 30
+    probabilities = softmax(RANDOM.normal(size=(chains, samples, images, 3)))
+    observed = mixing(RANDOM.normal(size=(chains, samples, 9)))
+    relaxed = relaxation(RANDOM.normal(size=(chains, 24)), 4, 8)
+    return {
+        **plain(layers),
+        "gradient_noise_ratio": {"dense1": 0.3, "dense2": 0.02},
+        "coordinates": {"rhat": observed.rhat.tolist(), "ess": observed.ess.tolist()},
+        "drift": {"nll": -1.234, "entropy": 0.5},
+        "relaxation": {
+            "epochs_per_point": 0.5,
+            "curves": {
+                "nll": {**asdict(relaxed), "burn_in": 9},
+                "entropy": {**asdict(relaxed), "burn_in": None},
+            },
+        },
+        "members": curves(probabilities, np.zeros(images, np.int64), select(4, probabilities, 2)),
+        "prior_predictive": {
+            "draws": 8,
+            "images": 30,
+            "max_probability": 0.5,
+            "entropy": 0.25,
+            "mutual_information": 0.75,
+            "one_class": 0.125,
+            "logit_std": 1.5,
+        },
+    }
+
+
+SCORES = {"test": np.linspace(0, 0.1, 20), "strange": np.linspace(0, 1, 20)}
+TRACES = np.linspace(0.4, 0.6, 20).reshape(2, 10)
+NORMAL = dict.fromkeys(LAYERS, 1.0)
+
+
+def test_everything_is_drawn_and_told(tmp_path: Path) -> None:
+    diagnostics = full(NORMAL)
+    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, SCORES)
+    drawn = {file.stem for file in (tmp_path / "report").glob("*.png")}
+    assert drawn == {"traces", "temperatures", "scores", "members", "relaxation", "mixing"}
+    for name in drawn:
+        with Image.open(tmp_path / "report" / f"{name}.png") as image:
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["diagnostics"] == json.loads(json.dumps(diagnostics))
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "9 random predictive coordinates" in card
+    assert "nll -1.2, entropy +0.5." in card
+    assert "nll 4.5, entropy not seen." in card
+    assert "4 of 12 samples are served (greedy selection)" in card
+    assert f"| served | {diagnostics['members']['served']['total_variation'][-1]:.5f} |" in card
+    assert "Disagreement between them is 75 %" in card
+    assert "12 % of them give over 90 %" in card
+
+
+@pytest.mark.parametrize("missing", ["absent", "empty"])
+def test_what_was_not_measured_is_left_out(tmp_path: Path, missing: str) -> None:
+    diagnostics = plain(NORMAL)
+    if missing == "empty":
+        diagnostics |= dict.fromkeys(full(NORMAL).keys() - diagnostics.keys())
+    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, SCORES)
+    drawn = {file.stem for file in (tmp_path / "report").glob("*.png")}
+    assert drawn == {"traces", "temperatures", "scores"}
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    for heading in ("## Members", "## Prior", "coordinates", "Second half", "until relaxed"):
+        assert heading not in card
+
+
+def test_same_figures_give_the_same_files(tmp_path: Path) -> None:
+    everything = full(NORMAL)
+    diagnostics = {**plain(NORMAL), "members": everything["members"]}
+    fixed = manifest(NORMAL)
+    for name in ("one", "two"):
+        write(tmp_path / name, fixed, diagnostics, TRACES, SCORES)
+    for file in (tmp_path / "one").rglob("*.*"):
+        twin = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        assert file.read_bytes() == twin.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentences"),
+    [
+        (
+            {"dense1": 1.4, "dense2": 1.0},
+            [
+                "Layer dense1 is too hot: T = 1.4, 40 % above the 1 asked. Likely reason: the "
+                "noise of its minibatch gradients is 30 % of the injected noise"
+            ],
+        ),
+        (
+            {"dense1": 1.0, "dense2": 1.5},
+            [
+                "Layer dense2 is too hot: T = 1.5, 50 % above the 1 asked. Not for minibatch noise "
+                "alone: the noise of its minibatch gradients is 2 % of the injected noise."
+            ],
+        ),
+        (
+            {"dense1": 0.7, "dense2": 1.3},
+            [
+                "Layer dense1 is too cold: T = 0.7, 30 % below the 1 asked. Likely reason: it has "
+                "not yet forgotten its start",
+                "Layer dense2 is too hot",
+            ],
+        ),
+    ],
+)
+def test_card_names_the_layer_that_failed(layers: dict[str, float], sentences: list[str]) -> None:
+    card = model_card(manifest(layers), full(layers))
+    assert "## Sampler: UNVERIFIED" in card
+    assert card.count("Layer ") == len(sentences)
+    for sentence in sentences:
+        assert sentence in card
+    for name, value in layers.items():
+        outcome = "0.8 to 1.2" + ("" if 0.8 <= value <= 1.2 else ": failed")
+        assert f"| temperature.{name} | {value:g} | {outcome} |" in card
+
+
+def test_card_without_noise_names_the_layer_all_the_same() -> None:
+    layers = {"dense1": 1.4, "dense2": 1.0}
+    card = model_card(manifest(layers), plain(layers))
+    assert "40 % above the 1 asked. Its gradient-noise ratio was not measured." in card
+
+
+def test_card_of_plain_optimisation() -> None:
+    """At T = 0 no layer is so many per cent too hot."""
+    diagnostics = plain({"dense1": 0.3, "dense2": 0.0}) | {"asked_temperature": 0.0}
+    assert "Layer " not in model_card(manifest({"dense1": 0.3, "dense2": 0.0}), diagnostics)

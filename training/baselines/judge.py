@@ -1,0 +1,117 @@
+"""Baselines judged as the posterior is: calibrated on the same images, tested on the same sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training import chains
+from training.baselines.catalogue import fit, label
+from training.calibrate import calibrate
+from training.data import Dataset
+from training.evaluate import evaluate
+from training.problem import Problem
+from training.run import Run
+
+Logits = NDArray[np.float32]
+
+
+def run_baselines(
+    run: Run,
+    members: int,
+    workers: int | None,
+    report: Callable[[chains.Progress], None],
+    methods: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train and judge baselines of a run; writes `baselines.json`.
+
+    Args:
+        run: the run.
+        members: networks in the deep ensemble.
+        workers: processes side by side; all cores by default.
+        report: told of every epoch.
+        methods: names as in `training.baselines.catalogue`; by default MAP and the deep ensemble.
+
+    Returns:
+        Figures of `training.evaluate.evaluate` by the baseline's label.
+
+    Raises:
+        MethodError: there is no such method.
+    """
+    names = methods or (f"map-{members}", f"ensemble-{members}")
+    labels = {name: label(name, run.recipe.members) for name in names}
+    results = {labels[name]: _judge(run, name, workers, report) for name in names}
+    run.write("baselines.json", results)
+    return results
+
+
+def _judge(
+    run: Run, name: str, workers: int | None, report: Callable[[chains.Progress], None]
+) -> dict[str, Any]:
+    ensemble, recipe = fit(name, run, workers, report), run.recipe
+    positions = torch.from_numpy(ensemble.positions)
+
+    def logits(dataset: Dataset) -> Logits:
+        return member_logits(run.problem, positions, dataset)
+
+    calibration, test = logits(run.problem.calibration), logits(run.problem.test)
+    ood = {name: logits(run.foreign(name)) for name in recipe.data.ood}
+    shifted = {name: run.foreign(name) for name in recipe.data.shift}
+    shift = {name: (logits(foreign), foreign.labels) for name, foreign in shifted.items()}
+
+    def judge(chosen: slice) -> dict[str, Any]:
+        return evaluate(
+            calibrate(calibration[:, chosen]),
+            "predictive_entropy",
+            recipe.policies,
+            (test[:, chosen], run.problem.test.labels),
+            {name: values[:, chosen] for name, values in ood.items()},
+            {name: (values[:, chosen], labels) for name, (values, labels) in shift.items()},
+        )
+
+    return over_members(len(positions), ensemble.together, judge)
+
+
+def over_members(
+    members: int, together: bool, judge: Callable[[slice], dict[str, Any]]
+) -> dict[str, Any]:
+    """Figures of all members together, or the mean over members of each one's own."""
+    if together:
+        return judge(slice(None))
+    return _mean([judge(slice(member, member + 1)) for member in range(members)])
+
+
+@torch.no_grad()
+def member_logits(
+    problem: Problem, positions: torch.Tensor, dataset: Dataset, batch_size: int = 128
+) -> Logits:
+    """Logits [n, M, K] of weight vectors [M, D], one member after the other, in torch."""
+    images, _ = problem.tensors(dataset)
+    return np.stack(
+        [
+            np.concatenate(
+                [
+                    problem.posterior.logits(position, batch).numpy()
+                    for batch in images.split(batch_size)
+                ]
+            )
+            for position in positions
+        ],
+        axis=1,
+    )
+
+
+def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Entry by entry mean of dictionaries of one shape; None where any entry is None."""
+
+    def merge(values: list[Any]) -> Any:
+        if isinstance(values[0], dict):
+            return {key: merge([value[key] for value in values]) for key in values[0]}
+        return None if None in values else float(np.mean(values))
+
+    merged: dict[str, Any] = merge(results)
+    return merged
