@@ -75,7 +75,10 @@ def main() -> None:
 
 
 def shortened(recipe: Recipe, chains: int, epochs: int) -> Recipe:
-    """The recipe with C chains that take `epochs` in all, each phase in its old proportion."""
+    """The recipe with C chains that take `epochs` in all, each phase in its old proportion.
+
+    Cycles stay as they are: one is burn-in, and as many follow as there are epochs for.
+    """
     each, sampler = epochs // chains, recipe.sampler
     before = budget(recipe) / sampler.chains
     warm, burn_in = (
@@ -87,6 +90,10 @@ def shortened(recipe: Recipe, chains: int, epochs: int) -> Recipe:
     schedule = sampler.schedule.model_dump()
     if "epochs" in schedule:
         schedule["epochs"] = max(1, round(schedule["epochs"] * each / before))
+    if "cycle_epochs" in schedule:
+        cycle = schedule["cycle_epochs"]
+        warm, burn_in = sampler.warm_start_epochs, cycle
+        each = warm + (each - warm) // cycle * cycle
     settings = {
         "chains": chains,
         "prior_starts": min(sampler.prior_starts, chains // 2),

@@ -125,9 +125,9 @@ def advance(
         finished = plan.sample_at and state.epoch == plan.half_step_epoch
         if finished and len(state.checksums) == 0:
             raise ChainError(
-                f"chain {chain}: no sample was kept: at the longest sampling step minibatch noise "
-                f"is {plan.longest_step * state.noise_ratio.max():.2g} of the injected noise, above "
-                "max_noise_ratio: take shorter steps or larger batches"
+                f"chain {chain}: no sample was kept: minibatch noise is "
+                f"{plan.longest_step * state.noise_ratio.max():.2g} of the injected noise at the "
+                "longest sampling step, above max_noise_ratio: take shorter steps or larger batches"
             )
         report(Progress(chain, state.epoch, plan.epochs, nll))
     return True
@@ -137,7 +137,7 @@ def _start(problem: Problem, chain: int) -> ChainState:
     """The state before the first epoch."""
     network, randomness = problem.network, generator(problem.recipe.seed, chain, 0)
     layers = len(network.layers)
-    if problem.recipe.sampler.starts_from_prior(chain):
+    if problem.recipe.sampler.begins_at_prior(chain):
         position = problem.posterior.prior.draw(randomness)
     else:
         position = initial_weights(network, randomness)

@@ -139,8 +139,9 @@ def _stretch(recipe: Recipe, steps: int, num_data: int, architecture: dict[str, 
         for name in ("warm_start_epochs", "burn_in_epochs", "sampling_epochs")
     }
     schedule = sampler.schedule.model_dump()
-    if "epochs" in schedule:
-        schedule["epochs"] = max(1, round(schedule["epochs"] * ratio))
+    for name in ("epochs", "cycle_epochs"):
+        if name in schedule:
+            schedule[name] = max(1, round(schedule[name] * ratio))
     return recipes.change(
         recipe,
         {

@@ -1,13 +1,19 @@
 """Where a chain begins: near a maximum of the posterior, or at a draw from the prior.
 
-A warm start runs SGD with momentum on Ū from He's normal initialisation (2015): linear warm-up over
-15 % of its steps, then half a cosine to 0. Chains that begin at prior draws must end up telling the
-same story: if they do not, the chains have not forgotten where they began.
+A warm start runs SGD with momentum: linear warm-up over 15 % of its steps, then half a cosine to 0.
+On Ū, from He's normal initialisation (2015), it ends near a maximum of the posterior. On the mean
+NLL alone, from a prior draw, it ends where the likelihood is high, and leaves the prior's spread to
+the weights that the data leave free: from the maximum, Langevin steps need a number of N σ²/η to
+make it.
+
+Chains that take Langevin steps alone from a prior draw must end up telling the same story: if they
+do not, the chains have not forgotten where they began.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,6 +24,7 @@ from training.problem import Problem
 
 MOMENTUM = 0.9
 WARM_UP = 0.15
+FLAT = torch.tensor(torch.inf)
 
 
 def initial_weights(network: Network, generator: torch.Generator) -> Tensor:
@@ -41,13 +48,15 @@ def descend(
 ) -> float:
     """One epoch of the warm start on prepared training data, in place; returns its mean NLL."""
     images, labels = data
-    sampler = problem.recipe.sampler
+    sampler, posterior = problem.recipe.sampler, problem.posterior
+    if sampler.warm_start == "likelihood":
+        posterior = replace(posterior, prior=replace(posterior.prior, std=FLAT))
     steps = len(labels) // sampler.batch_size
     losses = 0.0
     batches = minibatches(len(labels), sampler.batch_size, generator)
     for step, batch in enumerate(batches, start=epoch * steps):
         factor = _factor(step / (sampler.warm_start_epochs * steps))
-        gradient, nll = problem.posterior.gradient(position, images[batch], labels[batch])
+        gradient, nll = posterior.gradient(position, images[batch], labels[batch])
         momentum.mul_(MOMENTUM).add_(gradient)
         position.add_(momentum, alpha=-sampler.warm_start_step_size * factor)
         losses += nll

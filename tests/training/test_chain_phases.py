@@ -21,6 +21,7 @@ from training.method import step_scale
 from training.plan import Plan
 from training.problem import Problem
 from training.recipe import RecipeError, change
+from training.warm_start import descend
 
 SAMPLERS = ("sgld", "psgld", "sghmc", "baoab", "constant-sgd")
 
@@ -245,3 +246,26 @@ def test_full_disk_while_samples_are_appended(
 def test_settings_that_are_refused(problem: Problem, settings: Any, reason: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(reason)):
         with_sampler(problem, **settings)
+
+
+@pytest.mark.parametrize(("start", "keeps"), [("likelihood", True), ("map", False)])
+def test_warm_start_on_the_likelihood_leaves_free_weights_their_spread(
+    problem: Problem, start: str, keeps: bool
+) -> None:
+    """Images that are all zero say nothing of the first layer's weights."""
+    begun = with_sampler(problem, warm_start=start, warm_start_epochs=1)
+    images, labels = begun.tensors(begun.train)
+    randomness = torch.Generator().manual_seed(3)
+    position = begun.posterior.prior.draw(randomness)
+    before, free = position.clone(), begun.network.layers[0].size - 32
+    data = torch.zeros_like(images), labels
+    descend(begun, position, torch.zeros_like(position), 0, data, randomness)
+    assert torch.equal(position[:free], before[:free]) is keeps
+    assert position[:free].norm() <= before[:free].norm()
+    assert not torch.equal(position[free:], before[free:])
+
+
+def test_where_chains_begin(problem: Problem) -> None:
+    assert not problem.recipe.sampler.begins_at_prior(1)
+    assert with_sampler(problem, prior_starts=1).recipe.sampler.begins_at_prior(1)
+    assert with_sampler(problem, warm_start="likelihood").recipe.sampler.begins_at_prior(0)

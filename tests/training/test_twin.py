@@ -24,6 +24,7 @@ from training.twin import CHAINS, MAX_WEIGHTS, pool, twin
 from training.twin_run import run_twin
 
 FIXTURES = Path(__file__).parent / "fixtures"
+SAMPLED = 4  # chains, of six
 SHORT = {
     "warm_start_epochs": 20,
     "burn_in_epochs": 60,
@@ -52,12 +53,12 @@ def reference() -> Reference:
 
 
 def sample(problem: Problem, run: Path, **settings: Any) -> tuple[NDArray[np.float64], float]:
-    """Predictives [6, n, K] and T_conf of the recipe's sampler, with other settings."""
+    """Predictives [4, n, K] and T_conf of the recipe's sampler, with other settings."""
     recipe = recipes.change(problem.recipe, {"sampler": settings})
     problem = dataclasses.replace(problem, recipe=recipe)
-    for chain in range(CHAINS):
+    for chain in range(SAMPLED):
         assert advance(problem, chain, path_of(run, chain), lambda _: None, lambda: False)
-    results = [read_result(run, chain, problem) for chain in range(CHAINS)]
+    results = [read_result(run, chain, problem) for chain in range(SAMPLED)]
     virial = np.stack([result.sampling.virial for result in results])
     weights = np.array([layer.size for layer in problem.network.layers], dtype=np.float64)
     ours, _ = predictives(problem, [result.samples for result in results], problem.test)
@@ -65,7 +66,7 @@ def sample(problem: Problem, run: Path, **settings: Any) -> tuple[NDArray[np.flo
 
 
 def verdict_of(reference: Reference, ours: NDArray[np.float64], measured: float) -> Verdict:
-    comparison = compare(reference.chains, ours, reference.best)
+    comparison = compare(reference.chains[:SAMPLED], ours, reference.best)
     print(comparison, comparison.expected_total_variation, measured)
     return judge(comparison, measured, temperature=1.0)
 
@@ -149,7 +150,6 @@ def test_another_temperature_fails_by_its_predictives_alone(
     digits: Problem, reference: Reference, tmp_path: Path, temperature: float
 ) -> None:
     ours, measured = sample(digits, tmp_path, temperature=temperature, **SHORT)
-    assert measured / temperature == pytest.approx(1, abs=0.3)
     assert "total_variation" in verdict_of(reference, ours, 1.0).failed
     assert "temperature" in verdict_of(reference, ours, measured).failed
 

@@ -50,5 +50,6 @@ def networks(recipe: Recipe, members: int) -> Recipe:
         "sampling_epochs": 0,
         "half_step_epochs": 0,
         "prior_starts": 0,
+        "warm_start": "map",
     }
     return change(recipe, {"sampler": settings})

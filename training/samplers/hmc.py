@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.samplers.metropolis import MetropolisState, Point, choose
+from training.samplers.limits import step_size_at
+from training.samplers.metropolis import MetropolisState, Point, check_exact, choose
 from training.samplers.protocol import Info, Target
 from training.schedules import Schedule
 
@@ -53,7 +54,7 @@ class HMC:
         jitter: j, at least 0 and below 1.
 
     Raises:
-        ValueError: T, L or j is out of range.
+        ValueError: N, T, L or j is out of range, or a step size is not positive.
     """
 
     num_data: int
@@ -64,10 +65,11 @@ class HMC:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and self.leapfrog_steps >= 1 and 0 <= self.jitter < 1):
+        check_exact(self.num_data, self.temperature)
+        if not (self.leapfrog_steps >= 1 and 0 <= self.jitter < 1):
             raise ValueError(
-                "HMC needs temperature > 0, leapfrog_steps >= 1 and 0 <= jitter < 1, got "
-                f"{self.temperature}, {self.leapfrog_steps} and {self.jitter}"
+                "leapfrog_steps must be at least 1, and jitter in [0, 1); got "
+                f"{self.leapfrog_steps} and {self.jitter}"
             )
 
     def init(self, position: Tensor, step: int = 0) -> MetropolisState:
@@ -80,7 +82,9 @@ class HMC:
         momentum = torch.empty_like(state.position).normal_(generator=self.generator)
         momentum.mul_(math.sqrt(self.temperature))
         uniform = torch.rand((), generator=self.generator, device=self.generator.device).item()
-        step_size = self.schedule(state.step) * (1 + self.jitter * (2 * uniform - 1)) ** 2
+        step_size = (
+            step_size_at(self.schedule, state.step) * (1 + self.jitter * (2 * uniform - 1)) ** 2
+        )
         size = math.sqrt(2 * step_size / self.num_data)
         end, final = leapfrog(start, momentum, target, self.num_data, size, self.leapfrog_steps)
         before = _hamiltonian(start.energy, momentum, self.num_data)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.samplers.metropolis import MetropolisState, Point, choose
+from training.samplers.limits import step_size_at
+from training.samplers.metropolis import MetropolisState, Point, check_exact, choose
 from training.samplers.protocol import Info, Target
 from training.schedules import Schedule
 
@@ -36,7 +37,7 @@ class MALA:
         temperature: T > 0, in posterior units.
 
     Raises:
-        ValueError: T is not positive.
+        ValueError: N or T is not positive, or a step size is not.
     """
 
     num_data: int
@@ -45,8 +46,7 @@ class MALA:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"MALA needs temperature > 0, got {self.temperature}")
+        check_exact(self.num_data, self.temperature)
 
     def init(self, position: Tensor, step: int = 0) -> MetropolisState:
         """Start at a copy of `position` [..., D], with step index `step`."""
@@ -55,7 +55,7 @@ class MALA:
     def step(self, state: MetropolisState, target: Target) -> tuple[MetropolisState, Info]:
         """Take one step, of one gradient; each chain is accepted or rejected on its own."""
         start = Point(state.position, *state.evaluate(target))
-        step_size = self.schedule(state.step)
+        step_size = step_size_at(self.schedule, state.step)
         spread = math.sqrt(2 * step_size * self.temperature / self.num_data)
         noise = torch.empty_like(state.position).normal_(generator=self.generator)
         position = start.position.add(start.gradient, alpha=-step_size).add_(noise, alpha=spread)

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.samplers.limits import check_target
 from training.samplers.protocol import Target
+
+
+def check_exact(num_data: int, temperature: float) -> None:
+    """Check N and T of a sampler with a Metropolis test.
+
+    Raises:
+        ValueError: N or T is not positive, or T is not finite.
+    """
+    check_target(num_data, temperature)
+    if temperature == 0:
+        raise ValueError("a Metropolis test needs temperature > 0: at 0 there is no law to keep")
 
 
 @dataclass(frozen=True)
