@@ -56,12 +56,14 @@ class Members(_Record):
 class PosteriorSpec(_Record):
     """U(θ) = −Σᵢ log p(yᵢ|xᵢ,θ) − log p(θ), sampled at exp(−U/T); T = 1 is Bayes.
 
-    The prior is one of `training.priors`, with a standard deviation for every parameter.
+    The prior is one of `training.priors`, with a standard deviation for every parameter;
+    `prior_chosen` says how its scale was chosen.
     """
 
     num_data: int = Field(gt=0)
     temperature: float = Field(ge=0)
     prior_family: str = "gaussian"
+    prior_chosen: str = "by hand"
     prior_std: dict[str, float]
 
 

@@ -32,6 +32,9 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
             f"{posterior.temperature:g} given {posterior.num_data:,} images of {train.name}. "
             f"Classes: {', '.join(manifest.labels)}.",
             "",
+            f"**Prior.** {posterior.prior_family.capitalize()}; its scale was chosen "
+            f"{posterior.prior_chosen}.",
+            "",
             "**Intended use.** Classify images like those it was trained on, and abstain on "
             "others. The false-alarm rate of its out-of-distribution flag is known for images "
             "exchangeable with the calibration images; how many unfamiliar images it catches is "

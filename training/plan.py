@@ -21,7 +21,8 @@ class Plan:
         epochs: all of them.
         sample_at: steps after which weights are kept.
         trace_at: steps after which the chain is observed.
-        step_size: η_t.
+        step_size: η_t; in the epochs of the warm start, where chains that begin at a prior draw
+            take Langevin steps, it rises to η_0 in a straight line.
         samples_now: whether step t may be kept, and counts for temperatures.
         longest_step: the longest step of the sampling phase that may be kept.
     """
@@ -72,9 +73,13 @@ class Plan:
             if samples_now(step)
         ]
 
+        approach = sampler.warm_start_epochs * steps + 1
+
         def step_size(step: int) -> float:
+            if step < 0:
+                return step_sizes(0) * (approach + step) / approach
             halved = sampler.half_step_epochs and step >= last
-            return step_sizes(max(step, 0)) / (2 if halved else 1)
+            return step_sizes(step) / (2 if halved else 1)
 
         return cls(
             warm_epochs=sampler.warm_start_epochs,

@@ -98,6 +98,7 @@ class Prior(_Table):
     """
 
     family: Family
+    chosen: str = "by hand"
     degrees_of_freedom: float = Field(default=5.0, gt=2)
     weight_gain: float | dict[str, float] | None = None
     bias_std: float | None = None

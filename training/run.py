@@ -260,6 +260,7 @@ class Run:
                 num_data=problem.posterior.num_data,
                 temperature=recipe.sampler.temperature,
                 prior_family=recipe.prior.family,
+                prior_chosen=recipe.prior.chosen,
                 prior_std=recipe.prior.stds(problem.network),
             ),
             sampler={"seed": recipe.seed, **recipe.sampler.model_dump()},

@@ -84,6 +84,11 @@ def test_prior_starts_are_draws_of_the_prior_and_take_langevin_steps_alone(
     spread = (first.warm / problem.posterior.prior.std).square().mean().item()
     assert spread == pytest.approx(1, abs=4.5 * np.sqrt(2 / len(first.warm)))
     assert len(finish(both, tmp_path, 1).samples) == 3
+    plan = Plan.of(both)
+    rising = [plan.step_size(step) for step in range(plan.first_step(0), 1)]
+    assert rising[0] == pytest.approx(0.4 / 19)
+    assert rising[-1] == pytest.approx(0.4)
+    assert np.diff(rising) == pytest.approx(0.4 / 19)
 
 
 def test_half_steps_are_half_as_long_and_kept_apart(problem: Problem, tmp_path: Path) -> None:

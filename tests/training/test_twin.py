@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from rich.console import Console
 
 from models.manifest import Verdict
 from training import recipe as recipes
+from training import reference_chain, side_by_side, twin_run
 from training.agreement import compare
 from training.chains import advance, read_result
 from training.checkpoint import ChainError, path_of
@@ -20,17 +25,26 @@ from training.data import from_arrays
 from training.diagnostics import configurational_temperature
 from training.fidelity import judge, predictives
 from training.problem import Problem, formulate
+from training.side_by_side import Task
 from training.twin import CHAINS, MAX_WEIGHTS, pool, twin
 from training.twin_run import run_twin
+from training.twin_table import tables
 
 FIXTURES = Path(__file__).parent / "fixtures"
-SAMPLED = 4  # chains, of six
 SHORT = {
     "warm_start_epochs": 20,
     "burn_in_epochs": 60,
     "sampling_epochs": 60,
     "schedule": {"kind": "cooling", "initial": 0.4, "final": 0.1, "epochs": 30},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_denormals() -> Iterator[None]:
+    """As the processes of a twin compute."""
+    torch.set_flush_denormal(True)
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +66,15 @@ def reference() -> Reference:
         return Reference(*(archive[name].astype(np.float64) for name in ("chains", "best")))
 
 
-def sample(problem: Problem, run: Path, **settings: Any) -> tuple[NDArray[np.float64], float]:
-    """Predictives [4, n, K] and T_conf of the recipe's sampler, with other settings."""
+def sample(
+    problem: Problem, run: Path, chains: int = CHAINS, **settings: Any
+) -> tuple[NDArray[np.float64], float]:
+    """Predictives [C, n, K] and T_conf of the recipe's sampler, with other settings."""
     recipe = recipes.change(problem.recipe, {"sampler": settings})
     problem = dataclasses.replace(problem, recipe=recipe)
-    for chain in range(SAMPLED):
+    for chain in range(chains):
         assert advance(problem, chain, path_of(run, chain), lambda _: None, lambda: False)
-    results = [read_result(run, chain, problem) for chain in range(SAMPLED)]
+    results = [read_result(run, chain, problem) for chain in range(chains)]
     virial = np.stack([result.sampling.virial for result in results])
     weights = np.array([layer.size for layer in problem.network.layers], dtype=np.float64)
     ours, _ = predictives(problem, [result.samples for result in results], problem.test)
@@ -66,7 +82,7 @@ def sample(problem: Problem, run: Path, **settings: Any) -> tuple[NDArray[np.flo
 
 
 def verdict_of(reference: Reference, ours: NDArray[np.float64], measured: float) -> Verdict:
-    comparison = compare(reference.chains[:SAMPLED], ours, reference.best)
+    comparison = compare(reference.chains[: len(ours)], ours, reference.best)
     print(comparison, comparison.expected_total_variation, measured)
     return judge(comparison, measured, temperature=1.0)
 
@@ -135,12 +151,23 @@ def test_the_reference_is_what_its_figures_say(digits: Problem, reference: Refer
     assert max(figures["hmc"]["split_rhat"].values()) < 1.02
 
 
+def test_tables_show_both_sides() -> None:
+    figures = json.loads((FIXTURES / "digits_twin.json").read_text())
+    text = io.StringIO()
+    for table in tables(figures):
+        Console(file=text, width=120).print(table)
+    for side in ("hmc", "sampler"):
+        assert f"{figures[side]['temperature']['value']:.4f} ±" in text.getvalue()
+        assert f"{figures[side]['test']['mutual_information']:.4f}" in text.getvalue()
+    assert f"{figures['comparisons']['test']['total_variation']:.4f}" in text.getvalue()
+
+
 def test_sgld_agrees_with_hmc(digits: Problem, reference: Reference, tmp_path: Path) -> None:
-    """At half the steps of the recipe, by the rule of `hmc-twin`."""
+    """By the rule of `hmc-twin`, at two thirds of its chains and half of the recipe's steps."""
     schedule = {"kind": "cooling", "initial": 0.4, "final": 0.1, "epochs": 100}
     verdict = verdict_of(
         reference,
-        *sample(digits, tmp_path, burn_in_epochs=200, sampling_epochs=400, schedule=schedule),
+        *sample(digits, tmp_path, 4, burn_in_epochs=200, sampling_epochs=400, schedule=schedule),
     )
     assert verdict.verified, verdict.failed
 
@@ -162,27 +189,49 @@ def test_a_step_that_is_too_small_fails_by_its_temperature(
     assert "temperature" in verdict_of(reference, *sample(digits, tmp_path, **settings)).failed
 
 
-def test_a_twin_runs_resumes_and_belongs_to_one_recipe(tmp_path: Path) -> None:
+def test_a_twin_runs_resumes_and_belongs_to_one_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First with few HMC iterations in this process, then in another for a chain that is lost."""
+
+    def run_here(tasks: Sequence[Task], workers: int, say: Callable[[str], None]) -> None:
+        for task in tasks:
+            task(say, lambda: False)
+
     small = {
         "network": {"hidden": [4]},
         "members": 4,
-        "sampler": {**SHORT, "burn_in_epochs": 4, "sampling_epochs": 8, "samples": 4, "trace": 8},
+        "sampler": {
+            "warm_start_epochs": 4,
+            "burn_in_epochs": 4,
+            "sampling_epochs": 8,
+            "samples": 4,
+            "trace": 8,
+            "schedule": {"kind": "constant", "step_size": 0.05},
+        },
     }
     recipe = recipes.change(recipes.load("digits"), small)
+    folder = tmp_path / "twin"
     lines: list[str] = []
-    first = run_twin(recipe, tmp_path, tmp_path / "twin", 2, lines.append)
-    assert any("hmc chain 5" in line for line in lines)
-    assert json.loads((tmp_path / "twin" / "twin.json").read_text())["chains"] == CHAINS
-    assert first.figures["hmc"]["acceptance"] > 0.7
+    with monkeypatch.context() as patch:
+        patch.setattr(side_by_side, "run", run_here)
+        patch.setattr(twin_run, "MIN_DRAWS", 6)
+        patch.setattr(reference_chain, "BURN_IN", 12)
+        first = run_twin(recipe, tmp_path, folder, 1, lines.append)
+    assert {line.partition(":")[0] for line in lines} == {
+        f"{kind} chain {chain}" for kind in ("hmc", "sgld") for chain in range(CHAINS)
+    }
+    assert json.loads((folder / "twin.json").read_text()) == json.loads(json.dumps(first.figures))
+    assert first.figures["draws"] == 4
 
-    (tmp_path / "twin" / "hmc" / "03.npz").unlink()
+    path_of(folder, 3).unlink()
     lines.clear()
-    again = run_twin(recipe, tmp_path, tmp_path / "twin", 2, lines.append)
-    assert {line.partition(":")[0] for line in lines} == {"hmc chain 3"}
+    again = run_twin(recipe, tmp_path, folder, 1, lines.append)
+    assert {line.partition(":")[0] for line in lines} == {"sgld chain 3"}
     assert again.figures == first.figures
 
     with pytest.raises(ChainError, match="another recipe"):
-        run_twin(recipes.change(recipe, {"seed": 2}), tmp_path, tmp_path / "twin", 2, lines.append)
+        run_twin(recipes.change(recipe, {"seed": 2}), tmp_path, folder, 1, lines.append)
     cold = recipes.change(recipe, {"sampler": {"temperature": 0.0}})
     with pytest.raises(ChainError, match="temperature > 0"):
-        run_twin(cold, tmp_path, tmp_path / "cold", 2, lines.append)
+        run_twin(cold, tmp_path, tmp_path / "cold", 1, lines.append)
