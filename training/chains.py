@@ -137,7 +137,7 @@ def _start(problem: Problem, chain: int) -> ChainState:
     """The state before the first epoch."""
     network, randomness = problem.network, generator(problem.recipe.seed, chain, 0)
     layers = len(network.layers)
-    if problem.recipe.sampler.begins_at_prior(chain):
+    if problem.recipe.sampler.starts_from_prior(chain):
         position = problem.posterior.prior.draw(randomness)
     else:
         position = initial_weights(network, randomness)

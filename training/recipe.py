@@ -197,8 +197,8 @@ class Sampler(_Table):
         chains: C.
         prior_starts: how many of the chains, from the second on, every other one, start at a draw
             from the prior and spend the warm start's epochs on Langevin steps.
-        warm_start: "map": SGD on Ū from He's initialisation; or "likelihood": on the mean NLL
-            alone, from a prior draw, whose spread it leaves to the weights that data leave free.
+        warm_start: what SGD descends, from He's initialisation: "map", Ū; or "likelihood", the mean
+            NLL alone, which leaves weights that the data leave free the spread they began with.
         momentum: decay of the momentum over one step, of underdamped samplers.
         layer_step: factor on the step size of single layers.
         max_noise_ratio: keep no sample while minibatch noise exceeds this share of the injected
@@ -235,10 +235,6 @@ class Sampler(_Table):
     def starts_from_prior(self, chain: int) -> bool:
         """Whether a chain starts at a draw from the prior: chains 1, 3, 5 and so on do."""
         return chain % 2 == 1 and chain // 2 < self.prior_starts
-
-    def begins_at_prior(self, chain: int) -> bool:
-        """Whether a chain's first weights are a draw from the prior, warm start or not."""
-        return self.warm_start == "likelihood" or self.starts_from_prior(chain)
 
     def samples_now(self, steps_per_epoch: int) -> Callable[[int], bool]:
         """Whether step t may be kept: it may not in the exploration stage of a cycle."""

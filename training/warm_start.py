@@ -1,10 +1,10 @@
 """Where a chain begins: near a maximum of the posterior, or at a draw from the prior.
 
-A warm start runs SGD with momentum: linear warm-up over 15 % of its steps, then half a cosine to 0.
-On Ū, from He's normal initialisation (2015), it ends near a maximum of the posterior. On the mean
-NLL alone, from a prior draw, it ends where the likelihood is high, and leaves the prior's spread to
-the weights that the data leave free: from the maximum, Langevin steps need a number of N σ²/η to
-make it.
+A warm start runs SGD with momentum from He's normal initialisation (2015): linear warm-up over 15 %
+of its steps, then half a cosine to 0. On Ū it ends near a maximum of the posterior, where weights
+that the data leave free have shrunk, and Langevin steps need a number of N σ²/η to spread them
+again. On the mean NLL alone it leaves them as they began: with variance 2 / fan-in, which is the
+prior's at a gain of 2.
 
 Chains that take Langevin steps alone from a prior draw must end up telling the same story: if they
 do not, the chains have not forgotten where they began.

@@ -268,9 +268,3 @@ def test_warm_start_on_the_likelihood_leaves_free_weights_their_spread(
     assert torch.equal(position[:free], before[:free]) is keeps
     assert position[:free].norm() <= before[:free].norm()
     assert not torch.equal(position[free:], before[free:])
-
-
-def test_where_chains_begin(problem: Problem) -> None:
-    assert not problem.recipe.sampler.begins_at_prior(1)
-    assert with_sampler(problem, prior_starts=1).recipe.sampler.begins_at_prior(1)
-    assert with_sampler(problem, warm_start="likelihood").recipe.sampler.begins_at_prior(0)
