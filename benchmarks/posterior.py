@@ -25,8 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.machine import describe
 from benchmarks.posterior_figures import equivalents, judge
 from benchmarks.posterior_tables import tables
+from training import pool
 from training import recipe as recipes
-from training import side_by_side
 from training.baselines import fit, label
 from training.baselines.ensemble import budget
 from training.chains import Progress as Step
@@ -147,7 +147,7 @@ def _judge_all(runs: list[Run], workers: int) -> None:
     ]
     if tasks:
         with _count("methods fitted and judged", len(tasks)) as advance:
-            side_by_side.run(tasks, workers, lambda line: advance())
+            pool.run_tasks(tasks, workers, lambda line: advance())
 
 
 def _figures_file(run: Run, name: str) -> Path:

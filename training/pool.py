@@ -1,19 +1,21 @@
-"""Chains side by side, in processes."""
+"""Independent tasks side by side, in processes that Ctrl-C stops at a safe point."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import torch
 
@@ -21,6 +23,12 @@ from training.chains import Progress, advance
 from training.checkpoint import ChainError, path_of
 from training.problem import formulate
 from training.recipe import Recipe
+
+Task = Callable[[Callable[[Any], None], Callable[[], bool]], object]
+"""Does its work; is given a function that takes a report, and one that says whether to stop.
+
+It is sent to its process with pickle, and so are its reports.
+"""
 
 
 def run_all(
@@ -37,20 +45,29 @@ def run_all(
     Raises:
         ChainError: a chain failed or its process died; the others keep their checkpoints.
     """
+    chains = range(recipe.sampler.chains)
+    run_tasks([partial(_chain, recipe, data_dir, run, chain) for chain in chains], workers, report)
+
+
+def run_tasks(tasks: Sequence[Task], workers: int, report: Callable[[Any], None]) -> None:
+    """Run every task to its end, `workers` at a time, one thread each.
+
+    On KeyboardInterrupt every task is told to stop, and the interrupt goes on.
+
+    Raises:
+        ChainError: a process died. What a task raises is raised, and the others are told to stop.
+    """
     context = get_context("spawn")
-    messages: Queue[Progress] = context.Queue()
+    messages: Queue[Any] = context.Queue()
     stop = context.Event()
     with ProcessPoolExecutor(
-        max_workers=min(workers, recipe.sampler.chains),
+        max_workers=min(workers, len(tasks)),
         mp_context=context,
         initializer=_initialise,
         initargs=(messages, stop),
     ) as pool:
         with _uninterrupted():
-            futures = [
-                pool.submit(_work, recipe, data_dir, run, chain)
-                for chain in range(recipe.sampler.chains)
-            ]
+            futures = [pool.submit(_work, task) for task in tasks]
         try:
             _follow(futures, messages, report)
         except BaseException:
@@ -71,7 +88,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _follow(
-    futures: list[Future[bool]], messages: Queue[Progress], report: Callable[[Progress], None]
+    futures: list[Future[None]], messages: Queue[Any], report: Callable[[Any], None]
 ) -> None:
     running = set(futures)
     while running:
@@ -85,16 +102,14 @@ def _follow(
             try:
                 future.result()
             except BrokenProcessPool as error:
-                raise ChainError(
-                    "a chain's process died: run the same command again to resume"
-                ) from error
+                raise ChainError("a process died: run the same command again to resume") from error
 
 
-_messages: Queue[Progress] | None = None
+_messages: Queue[Any] | None = None
 _stop: Event | None = None
 
 
-def _initialise(messages: Queue[Progress], stop: Event) -> None:
+def _initialise(messages: Queue[Any], stop: Event) -> None:
     global _messages, _stop
     _messages, _stop = messages, stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -103,15 +118,26 @@ def _initialise(messages: Queue[Progress], stop: Event) -> None:
 
 
 def _end_with_parent() -> None:
-    """Nobody reads or stops a chain whose parent was killed; its checkpoint is complete."""
+    """Nobody reads or stops a task whose parent was killed; what it had saved is complete."""
     parent = parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _work(recipe: Recipe, data_dir: Path | None, run: Path, chain: int) -> bool:
+def _work(task: Task) -> None:
     assert _messages is not None
     assert _stop is not None
-    problem = formulate(recipe, data_dir)
-    return advance(problem, chain, path_of(run, chain), _messages.put, _stop.is_set)
+    if not _stop.is_set():
+        task(_messages.put, _stop.is_set)
+
+
+def _chain(
+    recipe: Recipe,
+    data_dir: Path | None,
+    run: Path,
+    chain: int,
+    report: Callable[[Progress], None],
+    stopped: Callable[[], bool],
+) -> None:
+    advance(formulate(recipe, data_dir), chain, path_of(run, chain), report, stopped)

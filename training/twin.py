@@ -45,7 +45,7 @@ def twin(problem: Problem) -> Problem:
     edge = max(problem.train.images.shape[1:3])
     factor = -(-edge // MAX_EDGE)
     train, validation, calibration, test = (
-        pool(part, factor)
+        average_pool(part, factor)
         for part in (
             _some(problem.train, TRAIN_IMAGES, problem.recipe.seed),
             problem.validation,
@@ -78,7 +78,7 @@ def twin(problem: Problem) -> Problem:
     )
 
 
-def pool(part: Dataset, factor: int) -> Dataset:
+def average_pool(part: Dataset, factor: int) -> Dataset:
     """The images averaged over squares of `factor` pixels; rows and columns left over are cut."""
     if factor == 1:
         return part

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from training import data, reference_chain, side_by_side
+from training import data, pool, reference_chain
 from training.chains import Progress, advance, read_result
 from training.checkpoint import ChainError, path_of
 from training.data import Dataset
 from training.fidelity import Fidelity, assess
 from training.problem import formulate
 from training.recipe import Recipe
-from training.twin import CHAINS, MAX_EDGE, pool, twin
+from training.twin import CHAINS, MAX_EDGE, average_pool, twin
 
 OOD_IMAGES = 1000
 MIN_DRAWS = 100
@@ -84,7 +84,7 @@ def run_twin(
         for kind in ("hmc", recipe.sampler.name)
         for chain in range(CHAINS)
     ]
-    side_by_side.run(tasks, workers, say)
+    pool.run_tasks(tasks, workers, say)
     problem = twin(formulate(recipe, data_dir))
     hmc = [reference_chain.read(_hmc_path(out, chain)) for chain in range(CHAINS)]
     ours = [read_result(out, chain, problem) for chain in range(CHAINS)]
@@ -105,7 +105,7 @@ def _foreign(recipe: Recipe, data_dir: Path) -> Dataset | None:
         return None
     part = data.load(recipe.data.ood[0], "test", data_dir)
     chosen = part.select(np.arange(min(OOD_IMAGES, len(part))))
-    return pool(chosen, -(-max(part.images.shape[1:3]) // MAX_EDGE))
+    return average_pool(chosen, -(-max(part.images.shape[1:3]) // MAX_EDGE))
 
 
 def _claim(out: Path, recipe: Recipe) -> None:

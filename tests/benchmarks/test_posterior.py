@@ -11,7 +11,7 @@ import torch
 from benchmarks.posterior import METHODS, compare, shortened
 from benchmarks.posterior_figures import equivalents
 from benchmarks.posterior_tables import Column, tables
-from training import pool, side_by_side
+from training import pool
 from training.baselines.ensemble import budget
 from training.chains import Progress, advance
 from training.checkpoint import path_of
@@ -36,14 +36,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         for chain in range(recipe.sampler.chains):
             advance(problem, chain, path_of(run, chain), report, lambda: False)
 
-    def run_tasks(
-        tasks: Sequence[side_by_side.Task], workers: int, say: Callable[[str], None]
-    ) -> None:
+    def run_tasks(tasks: Sequence[pool.Task], workers: int, say: Callable[[str], None]) -> None:
         for task in tasks:
             task(judged.append, lambda: False)
 
     monkeypatch.setattr(pool, "run_all", run_chains)
-    monkeypatch.setattr(side_by_side, "run", run_tasks)
+    monkeypatch.setattr(pool, "run_tasks", run_tasks)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield judged

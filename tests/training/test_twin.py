@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from models.manifest import Verdict
+from training import pool, reference_chain, twin_run
 from training import recipe as recipes
-from training import reference_chain, side_by_side, twin_run
 from training.agreement import compare
 from training.chains import advance, read_result
 from training.checkpoint import ChainError, path_of
 from training.data import from_arrays
 from training.diagnostics import configurational_temperature
 from training.fidelity import judge, predictives
+from training.pool import Task
 from training.problem import Problem, formulate
-from training.side_by_side import Task
-from training.twin import CHAINS, MAX_WEIGHTS, pool, twin
+from training.twin import CHAINS, MAX_WEIGHTS, average_pool, twin
 from training.twin_run import run_twin
 from training.twin_table import tables
 
@@ -134,7 +134,7 @@ def test_pooling_averages_squares_and_cuts_what_is_left_over(digits: Problem) ->
     images = np.zeros((1, 5, 4, 1), np.uint8)
     images[0, :2, :2, 0] = [[10, 20], [30, 42]]
     images[0, 4] = 255
-    pooled = pool(from_arrays(images, np.zeros(1, np.int64), ("a",)), 2)
+    pooled = average_pool(from_arrays(images, np.zeros(1, np.int64), ("a",)), 2)
     assert pooled.images[0, :, :, 0].tolist() == [[26, 0], [0, 0]]
 
 
@@ -214,7 +214,7 @@ def test_a_twin_runs_resumes_and_belongs_to_one_recipe(
     folder = tmp_path / "twin"
     lines: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(side_by_side, "run", run_here)
+        patch.setattr(pool, "run_tasks", run_here)
         patch.setattr(twin_run, "MIN_DRAWS", 6)
         patch.setattr(reference_chain, "BURN_IN", 12)
         first = run_twin(recipe, tmp_path, folder, 1, lines.append)
