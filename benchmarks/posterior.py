@@ -85,15 +85,14 @@ def shortened(recipe: Recipe, chains: int, epochs: int) -> Recipe:
         max(1, round(length * each / before))
         for length in (sampler.warm_start_epochs, sampler.burn_in_epochs)
     )
-    if each <= warm + burn_in:
-        raise RecipeError(f"{epochs} epochs are too few for {chains} chains")
     schedule = sampler.schedule.model_dump()
     if "epochs" in schedule:
         schedule["epochs"] = max(1, round(schedule["epochs"] * each / before))
     if "cycle_epochs" in schedule:
-        cycle = schedule["cycle_epochs"]
-        warm, burn_in = sampler.warm_start_epochs, cycle
-        each = warm + (each - warm) // cycle * cycle
+        warm, burn_in = sampler.warm_start_epochs, schedule["cycle_epochs"]
+        each = warm + (each - warm) // burn_in * burn_in
+    if each <= warm + burn_in:
+        raise RecipeError(f"{epochs} epochs are too few for {chains} chains")
     settings = {
         "chains": chains,
         "prior_starts": min(sampler.prior_starts, chains // 2),

@@ -50,7 +50,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(("chains", "epochs"), [(4, 160), (8, 160), (2, 8), (3, 100)])
 def test_shortened_keeps_proportions_and_the_epochs(chains: int, epochs: int) -> None:
-    recipe = load("mnist")
+    recipe = load("fashion_mnist")
     short = shortened(recipe, chains, epochs)
     assert budget(short) == chains * (epochs // chains)
     assert short.sampler.chains == chains
@@ -61,6 +61,17 @@ def test_shortened_keeps_proportions_and_the_epochs(chains: int, epochs: int) ->
         )
     schedule = short.sampler.schedule.model_dump()
     assert 1 <= schedule["epochs"] <= short.sampler.warm_start_epochs + short.sampler.burn_in_epochs
+
+
+@pytest.mark.parametrize(("chains", "epochs", "cycles"), [(4, 120, 9), (4, 60, 4), (2, 16, 2)])
+def test_shortened_keeps_whole_cycles(chains: int, epochs: int, cycles: int) -> None:
+    cyclical = {"kind": "cyclical", "initial": 0.1, "cycle_epochs": 3, "exploration": 0.5}
+    recipe = change(load("mnist"), {"sampler": {"warm_start_epochs": 2, "schedule": cyclical}})
+    short = shortened(recipe, chains, epochs).sampler
+    assert short.schedule == recipe.sampler.schedule
+    assert short.warm_start_epochs == 2
+    assert short.burn_in_epochs == 3
+    assert short.burn_in_epochs + short.sampling_epochs == 3 * cycles
 
 
 def test_shortened_refuses_too_few_epochs_and_serves_what_there_is() -> None:
