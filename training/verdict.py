@@ -15,7 +15,7 @@ Checks, each with its reason to be (`docs/training.md`):
     half_step           half the step size: the same bound; T_conf again within 0.1; and the NLL of
                         single weight vectors within 5 %, which sees the few stiff directions that
                         minibatch noise heats, and the mean over all weights does not
-    accuracy            of single weight vectors, at most 3 points below the warm start's
+    accuracy            of the mean prediction, at most 3 points below the warm starts'
 
 R-hat alone proves nothing: chains that stand still at one place agree, and so do those that are all
 too hot.
@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.manifest import Check, Verdict
+from training import metrics
 from training.agreement import agreement, total_variation
 from training.chains import ChainResult
 from training.diagnostics import (
@@ -106,7 +107,8 @@ def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dic
     checks |= _agreement(problem, results, figures)
     if settings.warm_start_epochs:
         warm = _warm_accuracy(problem, results)
-        accuracy = figures["observables"]["accuracy"]["mean"]
+        predictive = np.mean([result.sampling.probabilities for result in results], axis=0)
+        accuracy = metrics.accuracy(predictive, problem.validation.labels)
         figures["warm_start_accuracy"] = warm
         checks["accuracy"] = Check(value=round(accuracy, 4), low=round(warm - ACCURACY_LOSS, 4))
     return Verdict(checks=checks), figures

@@ -16,6 +16,8 @@ TINY = {
     "group": 3,
     "sampler": {
         "chains": 2,
+        "prior_starts": 0,
+        "half_step_epochs": 0,
         "warm_start_epochs": 2,
         "burn_in_epochs": 2,
         "sampling_epochs": 4,

@@ -279,7 +279,7 @@ def test_fewer_chains_than_the_members_need(recipe: Path, call: Call) -> None:
 
 def test_unknown_recipe(call: Call) -> None:
     failure = call("run", "nothing").failure
-    assert failure.startswith("no recipe 'nothing': use one of digits, ")
+    assert failure.startswith("no recipe 'nothing': use one of cifar10, digits, ")
     assert failure.endswith(", mnist, or the path of a .toml file")
 
 
