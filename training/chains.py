@@ -27,7 +27,7 @@ from training.observables import Trace, log_probabilities
 from training.plan import Plan
 from training.posterior import minibatches
 from training.problem import Problem
-from training.samplers.protocol import State
+from training.samplers.protocol import Sampler, State, Target
 from training.warm_start import descend, initial_weights
 
 STABILITY_LIMIT = 2.0  # of η λ, along the direction of largest curvature λ
@@ -185,44 +185,23 @@ class _Walk:
         self, state: ChainState, samples: list[Tensor], randomness: torch.Generator
     ) -> tuple[ChainState, float]:
         """One epoch of the sampler; appends the kept weights [D] to `samples`."""
-        problem, plan, posterior = self.problem, self.plan, self.problem.posterior
-        settings = problem.recipe.sampler
-        images, labels = self.train
-        scale = step_scale(problem)
-        start, freeze_at = plan.first_step(state.epoch), plan.first_step(plan.sampling_epoch)
-        exploring = 0.0 if settings.explores_cold else settings.temperature
-        sampler, explorer = (
-            build(settings, posterior.num_data, plan.step_size, randomness, temperature, freeze_at)
-            for temperature in (settings.temperature, exploring)
-        )
-        current: State = sampler.init(state.sampler["position"], start)
-        if state.epoch == self.first_epoch:
-            if self.first_epoch:
-                self._curvature(state.sampler["position"], scale)
-            current.position.div_(scale)
-        else:
-            current = replace(current, **state.sampler)  # type: ignore[type-var]
+        plan, posterior = self.plan, self.problem.posterior
+        scale = step_scale(self.problem)
+        sampler, explorer, current = self._samplers(state, scale, randomness)
         if state.epoch == plan.sampling_epoch:
             state = self._probe(state, current.position * scale, scale)
         phase = plan.phase(state.epoch)
-        trace = state.traces[phase]
-        virial, steps, losses = torch.zeros_like(current.position), 0, 0.0
-        step_sizes: list[float] = []
-        for batch in minibatches(len(labels), settings.batch_size, randomness):
-            nll = 0.0
-
-            def target(position: Tensor, batch: Tensor = batch) -> tuple[Tensor, Tensor]:
-                nonlocal nll
-                force, nll = posterior.gradient(position * scale, images[batch], labels[batch])
-                return force.new_tensor(nll), force.mul_(scale)
-
-            step = current.step
-            samples_now = plan.samples_now(step)
-            current, info = (sampler if samples_now else explorer).step(current, target)
-            losses += nll
-            if samples_now:
+        trace, step_sizes, losses = state.traces[phase], list[float](), list[float]()
+        virial, steps = torch.zeros_like(current.position), 0
+        batch_size = self.problem.recipe.sampler.batch_size
+        for batch in minibatches(len(self.train[1]), batch_size, randomness):
+            step, target = current.step, self._target(batch, scale, losses)
+            if plan.samples_now(step):
+                current, info = sampler.step(current, target)
                 virial.add_(info.virial)
                 steps += 1
+            else:
+                current, info = explorer.step(current, target)
             if step in plan.sample_at and self._quiet(state, info.step_size):
                 samples.append(current.position * scale)
                 step_sizes.append(info.step_size)
@@ -233,16 +212,52 @@ class _Walk:
         if steps:
             mean = self._by_layer(virial) * posterior.num_data / steps
             trace = replace(trace, virial=torch.cat([trace.virial, mean[None]]))
-        tensors = {item.name: getattr(current, item.name) for item in fields(current)}  # type: ignore[arg-type]
         added = torch.tensor(step_sizes, dtype=torch.float64)
         state = replace(
             state,
             epoch=state.epoch + 1,
-            sampler={name: value for name, value in tensors.items() if name != "step"},
+            sampler=_tensors(current),
             step_sizes=torch.cat([state.step_sizes, added]),
             traces={**state.traces, phase: trace},
         )
-        return state, losses / plan.steps_per_epoch
+        return state, sum(losses) / plan.steps_per_epoch
+
+    def _samplers(
+        self, state: ChainState, scale: Tensor, randomness: torch.Generator
+    ) -> tuple[Sampler[Any], Sampler[Any], State]:
+        """The epoch's samplers, for steps that may be kept and for others, and where they begin."""
+        settings, plan = self.problem.recipe.sampler, self.plan
+        exploring = 0.0 if settings.explores_cold else settings.temperature
+        sampler, explorer = (
+            build(
+                settings,
+                self.problem.posterior.num_data,
+                plan.step_size,
+                randomness,
+                temperature,
+                plan.first_step(plan.sampling_epoch),
+            )
+            for temperature in (settings.temperature, exploring)
+        )
+        position = state.sampler["position"]
+        current: State = sampler.init(position, plan.first_step(state.epoch))
+        if state.epoch > self.first_epoch:
+            return sampler, explorer, replace(current, **state.sampler)  # type: ignore[type-var]
+        if self.first_epoch:
+            self._curvature(position, scale)
+        current.position.div_(scale)
+        return sampler, explorer, current
+
+    def _target(self, batch: Tensor, scale: Tensor, losses: list[float]) -> Target:
+        """Ū_B, less the prior's part, and ∇Ū_B in the sampler's coordinates; notes the loss."""
+        images, labels = self.train[0][batch], self.train[1][batch]
+
+        def target(position: Tensor) -> tuple[Tensor, Tensor]:
+            force, nll = self.problem.posterior.gradient(position * scale, images, labels)
+            losses.append(nll)
+            return force.new_tensor(nll), force.mul_(scale)
+
+        return target
 
     def _probe(self, state: ChainState, position: Tensor, scale: Tensor) -> ChainState:
         """Measure gradient noise and curvature at the first sampling step."""
@@ -287,6 +302,12 @@ class _Walk:
         """Sum of values [D] over each layer, [L], in double precision."""
         parts = values.double().split([layer.size for layer in self.problem.network.layers])
         return torch.stack([part.sum() for part in parts])
+
+
+def _tensors(state: Any) -> dict[str, Tensor]:
+    """What a sampler's state holds beside the step's index."""
+    values = {item.name: getattr(state, item.name) for item in fields(state)}
+    return {name: value for name, value in values.items() if name != "step"}
 
 
 def read_result(run: Path, chain: int, problem: Problem) -> ChainResult:
