@@ -38,14 +38,15 @@ def images(network: Network, size: int) -> Tensor:
 def test_members_together_equal_members_one_by_one(
     network: Network, members: int, size: int
 ) -> None:
-    positions, batch = weights(network, members), images(network, size)
+    """In double precision: one member alone is summed in another order."""
+    positions, batch = weights(network, members).double(), images(network, size).double()
     logits, features = network.forward(network.unflatten(positions), batch)
     assert logits.shape == (size, members, network.num_classes)
     assert features.shape == (size, members, network.layers[-1].fan_in)
     for member in range(members):
         alone = network.forward(network.unflatten(positions[member : member + 1]), batch)
-        assert torch.allclose(alone[0][:, 0], logits[:, member], atol=1e-6)
-        assert torch.allclose(alone[1][:, 0], features[:, member], atol=1e-6)
+        assert torch.allclose(alone[0][:, 0], logits[:, member], rtol=1e-12, atol=1e-12)
+        assert torch.allclose(alone[1][:, 0], features[:, member], rtol=1e-12, atol=1e-12)
 
 
 def test_lenet_equals_torch_modules() -> None:
