@@ -74,6 +74,11 @@ class Network:
         return sum(layer.size for layer in self.layers)
 
     @property
+    def layer_sizes(self) -> list[int]:
+        """D_l, the number of weights of each layer of one member."""
+        return [layer.size for layer in self.layers]
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter of one member, in the order of the flat vector [D]."""
         shapes: dict[str, tuple[int, ...]] = {}

@@ -160,8 +160,7 @@ def _figures(comparison: Comparison) -> dict[str, float]:
 
 def _mixing(problem: Problem, virial: list[Array], observables: list[Array]) -> dict[str, Any]:
     """T_conf, R-hat and ESS of chains, from N θ∘∇Ū by layer [t, L] and observables [t, 3]."""
-    weights = np.array([layer.size for layer in problem.network.layers], dtype=np.float64)
-    overall, layers = configurational_temperature(np.stack(virial), weights)
+    overall, layers = configurational_temperature(virial, problem.network.layer_sizes)
     trace = np.stack(observables)
     return {
         "temperature": asdict(overall),

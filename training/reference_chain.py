@@ -102,7 +102,7 @@ def run(
     energies: list[float] = []
     acceptances: list[float] = []
     virials: list[Tensor] = []
-    sizes = [layer.size for layer in problem.network.layers]
+    sizes = problem.network.layer_sizes
     trace = Trace.empty(len(truth), problem.network.num_classes, len(sizes))
     total = BURN_IN + draws
     for iteration in range(total):

@@ -199,16 +199,20 @@ class Run:
     def export(self) -> float:
         """Write the ensemble graph; returns the largest difference to torch on real images."""
         members = self._members
-        positions = np.stack(
-            [
-                self.results[chain].samples[-self._kept :][sample]
-                for chain, sample in zip(members.chains, members.samples, strict=True)
-            ]
-        )
+        positions = self.positions(members)
         self.staging.mkdir(parents=True, exist_ok=True)
         images, _ = self.problem.tensors(self.problem.validation)
         return export.export(
             self.problem.network, positions, members.group, self.staging, images[:PARITY_IMAGES]
+        )
+
+    def positions(self, members: Members) -> NDArray[np.float32]:
+        """Weights [M, D] of the members."""
+        return np.stack(
+            [
+                self.results[chain].samples[-self._kept :][sample]
+                for chain, sample in zip(members.chains, members.samples, strict=True)
+            ]
         )
 
     def calibrate(self) -> dict[str, ConformalTest]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -18,7 +18,9 @@ class Estimate:
     standard_error: float
 
 
-def configurational_temperature(virial: Array, weights: Array) -> tuple[Estimate, list[Estimate]]:
+def configurational_temperature(
+    virial: ArrayLike, weights: ArrayLike
+) -> tuple[Estimate, list[Estimate]]:
     """T_conf = ⟨θ·∇U⟩ / D, overall and per layer; T at stationarity, for any target.
 
     Args:
@@ -28,8 +30,9 @@ def configurational_temperature(virial: Array, weights: Array) -> tuple[Estimate
 
     The standard error is that of the chains' means, or of the intervals' for a single chain.
     """
-    overall = _estimate(virial.sum(axis=2) / weights.sum())
-    layers = [_estimate(virial[:, :, layer] / weights[layer]) for layer in range(virial.shape[2])]
+    virial, sizes = np.asarray(virial, np.float64), np.asarray(weights, np.float64)
+    overall = _estimate(virial.sum(axis=2) / sizes.sum())
+    layers = [_estimate(virial[:, :, layer] / sizes[layer]) for layer in range(virial.shape[2])]
     return overall, layers
 
 

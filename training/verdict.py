@@ -104,11 +104,11 @@ def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dic
     checks["ess.nll"] = Check(value=round(ess, 1), low=MIN_ESS)
     for name, z in figures["drift"].items():
         checks[f"drift.{name}"] = Check(value=round(z, 2), low=-MAX_DRIFT, high=MAX_DRIFT)
-    checks |= _agreement(problem, results, figures)
+    predictives = np.stack([result.sampling.probabilities for result in results])
+    checks |= _agreement(problem, results, predictives, figures)
     if settings.warm_start_epochs:
         warm = _warm_accuracy(problem, results)
-        predictive = np.mean([result.sampling.probabilities for result in results], axis=0)
-        accuracy = metrics.accuracy(predictive, problem.validation.labels)
+        accuracy = metrics.accuracy(predictives.mean(axis=0), problem.validation.labels)
         figures["warm_start_accuracy"] = warm
         checks["accuracy"] = Check(value=round(accuracy, 4), low=round(warm - ACCURACY_LOSS, 4))
     return Verdict(checks=checks), figures
@@ -116,17 +116,15 @@ def diagnose(problem: Problem, results: list[ChainResult]) -> tuple[Verdict, dic
 
 def _temperature(problem: Problem, virial: list[Array]) -> tuple[Estimate, dict[str, Estimate]]:
     network = problem.network
-    weights = np.array([layer.size for layer in network.layers], dtype=np.float64)
-    overall, layers = configurational_temperature(np.stack(virial), weights)
+    overall, layers = configurational_temperature(virial, network.layer_sizes)
     return overall, {layer.name: value for layer, value in zip(network.layers, layers, strict=True)}
 
 
 def _agreement(
-    problem: Problem, results: list[ChainResult], figures: dict[str, Any]
+    problem: Problem, results: list[ChainResult], predictives: Array, figures: dict[str, Any]
 ) -> dict[str, Check]:
-    """Starts and step sizes compared, in the predictives on validation images."""
+    """Starts and step sizes compared: predictives [C, n, K] of chains on validation images."""
     settings = problem.recipe.sampler
-    predictives = np.stack([result.sampling.probabilities for result in results])
     count = len(results)
     if count < MIN_CHAINS:
         return {}
@@ -142,15 +140,15 @@ def _agreement(
     if settings.half_step_epochs:
         halved = np.mean([result.half_step.probabilities for result in results], axis=0)
         overall, _ = _temperature(problem, [result.half_step.virial for result in results])
+        change = _nll_change(results)
         figures["half_step"] = {
             **_compare(predictives.mean(axis=0), halved),
             "temperature": _figures(overall),
-            "nll_change": _figures(_nll_change(results)),
+            "nll_change": _figures(change),
         }
         checks["half_step"] = Check(
             value=round(figures["half_step"]["total_variation"], 4), high=limit
         )
-        change = _nll_change(results)
         within = round(NLL_WITHIN + 2 * change.standard_error, 4)
         checks["half_step.nll"] = Check(value=round(change.value, 4), low=-within, high=within)
         checks["half_step.temperature"] = _within(

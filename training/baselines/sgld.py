@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from training.baselines.ensemble import Ensemble, budget, timed
 from training.chains import Progress
 from training.diagnostics import configurational_temperature
@@ -39,15 +37,8 @@ def sgld(
     recipe = change(run.recipe, {"sampler": settings})
     sampled = Run.create(recipe, folder, run.data_dir)
     _, seconds = timed(lambda: sampled.sample(workers, report), folder / "seconds")
-    results, sampler = sampled.results, recipe.sampler
+    sampler = recipe.sampler
     members = thin(recipe.members, sampler.chains, sampler.samples, recipe.group)
-    positions = np.stack(
-        [
-            results[chain].samples[sample]
-            for chain, sample in zip(members.chains, members.samples, strict=True)
-        ]
-    )
-    weights = np.array([layer.size for layer in run.problem.network.layers], dtype=np.float64)
-    virial = np.stack([result.sampling.virial for result in results])
-    measured, _ = configurational_temperature(virial, weights)
-    return Ensemble(positions, budget(recipe), seconds, temperature=measured.value)
+    virial = [result.sampling.virial for result in sampled.results]
+    measured, _ = configurational_temperature(virial, run.problem.network.layer_sizes)
+    return Ensemble(sampled.positions(members), budget(recipe), seconds, temperature=measured.value)
