@@ -10,7 +10,7 @@ bit-identical samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from torch import Tensor
 from training.checkpoint import PHASES, ChainError, ChainState, path_of, read, read_samples, write
 from training.landscape import gradient_variance, largest_curvature
 from training.method import build, step_scale
+from training.minibatches import Batch, learn, preferential, shuffled
 from training.observables import Trace, log_probabilities
 from training.plan import Plan
-from training.posterior import minibatches
+from training.posterior import squared_residuals
 from training.problem import Problem
 from training.samplers.protocol import Sampler, State, Target
 from training.warm_start import descend, initial_weights
 
+EVALUATED_TOGETHER = 1000
 STABILITY_LIMIT = 2.0  # of η λ, along the direction of largest curvature λ
 
 
@@ -148,6 +150,7 @@ def _start(problem: Problem, chain: int) -> ChainState:
         epoch=0,
         sampler={"position": position, "momentum": torch.zeros_like(position)},
         warm=position.clone(),
+        residuals=torch.zeros(0),
         noise_ratio=torch.full((layers,), torch.nan),
         curvature=torch.tensor(torch.nan),
         checksums=torch.zeros(0, dtype=torch.int64),
@@ -188,14 +191,16 @@ class _Walk:
         plan, posterior = self.plan, self.problem.posterior
         scale = step_scale(self.problem)
         sampler, explorer, current = self._samplers(state, scale, randomness)
+        if state.epoch == self.first_epoch:
+            state = replace(state, residuals=self._residuals(current.position * scale))
         if state.epoch == plan.sampling_epoch:
             state = self._probe(state, current.position * scale, scale)
+        residuals = state.residuals.clone()
         phase = plan.phase(state.epoch)
         trace, step_sizes, losses = state.traces[phase], list[float](), list[float]()
         virial, steps = torch.zeros_like(current.position), 0
-        batch_size = self.problem.recipe.sampler.batch_size
-        for batch in minibatches(len(self.train[1]), batch_size, randomness):
-            step, target = current.step, self._target(batch, scale, losses)
+        for batch in self._batches(residuals, randomness):
+            step, target = current.step, self._target(batch, scale, losses, residuals)
             if plan.samples_now(step):
                 current, info = sampler.step(current, target)
                 virial.add_(info.virial)
@@ -217,6 +222,7 @@ class _Walk:
             state,
             epoch=state.epoch + 1,
             sampler=_tensors(current),
+            residuals=residuals,
             step_sizes=torch.cat([state.step_sizes, added]),
             traces={**state.traces, phase: trace},
         )
@@ -248,26 +254,51 @@ class _Walk:
         current.position.div_(scale)
         return sampler, explorer, current
 
-    def _target(self, batch: Tensor, scale: Tensor, losses: list[float]) -> Target:
-        """Ū_B, less the prior's part, and ∇Ū_B in the sampler's coordinates; notes the loss."""
-        images, labels = self.train[0][batch], self.train[1][batch]
+    def _batches(self, residuals: Tensor, randomness: torch.Generator) -> Iterator[Batch]:
+        """One epoch of minibatches, as the recipe draws them."""
+        settings = self.problem.recipe.sampler
+        if settings.minibatches == "preferential":
+            return preferential(residuals, settings.batch_size, randomness)
+        return shuffled(len(self.train[1]), settings.batch_size, randomness)
+
+    def _residuals(self, position: Tensor) -> Tensor:
+        """The q [N] of preferential minibatches at `position`; [0] if there are none."""
+        if self.problem.recipe.sampler.minibatches == "shuffled":
+            return torch.zeros(0)
+        logits = [
+            self.problem.posterior.logits(position, images)
+            for images in self.train[0].split(EVALUATED_TOGETHER)
+        ]
+        return squared_residuals(torch.cat(logits), self.train[1])
+
+    def _target(
+        self, batch: Batch, scale: Tensor, losses: list[float], residuals: Tensor
+    ) -> Target:
+        """Ū_B, less the prior's part, and ∇Ū_B in the sampler's coordinates.
+
+        Notes the loss, and what it saw of the batch's examples.
+        """
+        images, labels = self.train[0][batch.examples], self.train[1][batch.examples]
 
         def target(position: Tensor) -> tuple[Tensor, Tensor]:
-            force, nll = self.problem.posterior.gradient(position * scale, images, labels)
+            force, nll, seen = self.problem.posterior.weighted_gradient(
+                position * scale, images, labels, batch.weights
+            )
             losses.append(nll)
+            if len(residuals):
+                learn(residuals, batch, seen)
             return force.new_tensor(nll), force.mul_(scale)
 
         return target
 
     def _probe(self, state: ChainState, position: Tensor, scale: Tensor) -> ChainState:
         """Measure gradient noise and curvature at the first sampling step."""
-        settings, posterior = self.problem.recipe.sampler, self.problem.posterior
+        posterior = self.problem.posterior
         curvature = self._curvature(position, scale)
         randomness = generator(self.problem.recipe.seed, self.chain, 0, 1)
-        variance = gradient_variance(
-            posterior, position, *self.train, settings.batch_size, randomness
-        )
-        sizes = torch.tensor([layer.size for layer in self.problem.network.layers])
+        batches = self._batches(state.residuals, randomness)
+        variance = gradient_variance(posterior, position, *self.train, batches)
+        sizes = torch.tensor(self.problem.network.layer_sizes)
         mean = self._by_layer(variance * scale.square()) / sizes
         ratio = mean * posterior.num_data / 2
         return replace(state, noise_ratio=ratio, curvature=torch.tensor(curvature))
@@ -300,7 +331,7 @@ class _Walk:
 
     def _by_layer(self, values: Tensor) -> Tensor:
         """Sum of values [D] over each layer, [L], in double precision."""
-        parts = values.double().split([layer.size for layer in self.problem.network.layers])
+        parts = values.double().split(self.problem.network.layer_sizes)
         return torch.stack([part.sum() for part in parts])
 
 

@@ -29,7 +29,7 @@ from training.observables import Trace
 Phase = Literal["burn_in", "sampling", "half_step"]
 
 SAMPLER = "sampler."
-PLAIN = ("warm", "noise_ratio", "curvature", "checksums", "step_sizes")
+PLAIN = ("warm", "residuals", "noise_ratio", "curvature", "checksums", "step_sizes")
 PHASES: tuple[Phase, ...] = ("burn_in", "sampling", "half_step")
 FLOAT = np.dtype("<f4")
 
@@ -47,6 +47,8 @@ class ChainState:
         sampler: tensors of the optimiser or sampler state by name; "position" is among them.
         traces: what was observed in each phase after the warm start.
         warm: weights at the end of the warm start, [D].
+        residuals: q of every training image (`training.minibatches`), [N]; [0] if they are drawn
+            alike.
         noise_ratio: minibatch over injected noise per layer, for a step size and temperature of 1,
             measured at the first sampling step, [L]; NaN before that.
         curvature: largest eigenvalue of the Hessian of Ū there, []; NaN before that.
@@ -58,6 +60,7 @@ class ChainState:
     sampler: dict[str, Tensor]
     traces: dict[Phase, Trace]
     warm: Tensor
+    residuals: Tensor
     noise_ratio: Tensor
     curvature: Tensor
     checksums: Tensor

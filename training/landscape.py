@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+
 import torch
 from torch import Tensor
 
-from training.posterior import Posterior, minibatches
+from training.minibatches import Batch
+from training.posterior import Posterior
 
 BATCHES = 32
 CURVATURE_IMAGES = 1024
@@ -18,14 +22,13 @@ def gradient_variance(
     position: Tensor,
     images: Tensor,
     labels: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
+    batches: Iterable[Batch],
 ) -> Tensor:
-    """Var(∇Ū_B) for each weight [D], from up to 32 minibatches drawn without replacement."""
-    batches = minibatches(len(labels), batch_size, generator)
+    """Var(∇Ū_B) for each weight [D], from up to 32 minibatches."""
     total, squares, count = torch.zeros_like(position), torch.zeros_like(position), 0
-    for _, batch in zip(range(BATCHES), batches, strict=False):
-        gradient, _ = posterior.gradient(position, images[batch], labels[batch])
+    for batch in islice(batches, BATCHES):
+        chosen = images[batch.examples], labels[batch.examples]
+        gradient, *_ = posterior.weighted_gradient(position, *chosen, batch.weights)
         total.add_(gradient)
         squares.addcmul_(gradient, gradient)
         count += 1

@@ -8,7 +8,6 @@ and without a prior there is no posterior.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -84,9 +83,16 @@ class Posterior:
         """∇Ū_B [D] at `position` [D], prior counted once, and the batch's mean NLL in nats."""
         leaf = position.detach().requires_grad_()
         loss = F.cross_entropy(self.logits(leaf, images), labels)
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        self.prior.add_gradient(gradient, position, self.num_data)
-        return gradient, loss.item()
+        return self._differentiate(loss, leaf), loss.item()
+
+    def weighted_gradient(
+        self, position: Tensor, images: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, float, Tensor]:
+        """The same of examples that count `weights` [B] / B each, and their |softmax − onehot|²."""
+        leaf = position.detach().requires_grad_()
+        logits = self.logits(leaf, images)
+        loss = F.cross_entropy(logits, labels, reduction="none").mul(weights).mean()
+        return self._differentiate(loss, leaf), loss.item(), squared_residuals(logits, labels)
 
     def target(self, images: Tensor, labels: Tensor) -> Target:
         """Ū_B and ∇Ū_B as functions of one weight vector; of all N images, they are exact."""
@@ -97,8 +103,14 @@ class Posterior:
 
         return evaluate
 
+    def _differentiate(self, loss: Tensor, leaf: Tensor) -> Tensor:
+        """∇Ū of a mean NLL at `leaf`, with the prior's part."""
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        self.prior.add_gradient(gradient, leaf.detach(), self.num_data)
+        return gradient
 
-def minibatches(size: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """One epoch of index batches [B], drawn without replacement; a short last batch is dropped."""
-    order = torch.randperm(size, generator=generator)
-    yield from order.split(batch_size)[: size // batch_size]
+
+def squared_residuals(logits: Tensor, labels: Tensor) -> Tensor:
+    """|softmax(logits) − onehot(label)|² [B], of the NLL's gradient in logits [B, K]."""
+    target = F.one_hot(labels, logits.shape[1])
+    return (logits.detach().softmax(1) - target).square().sum(1)

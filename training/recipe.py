@@ -200,6 +200,7 @@ class Sampler(_Table):
         warm_start: what SGD descends, from He's initialisation: "map", Ū; or "likelihood", the mean
             NLL alone, which leaves weights that the data leave free the spread they began with.
         momentum: decay of the momentum over one step, of underdamped samplers.
+        minibatches: how they are drawn (`training.minibatches`).
         layer_step: factor on the step size of single layers.
         max_noise_ratio: keep no sample while minibatch noise exceeds this share of the injected
             noise in any layer.
@@ -213,6 +214,7 @@ class Sampler(_Table):
     chains: int = Field(ge=1)
     prior_starts: int = Field(default=0, ge=0)
     batch_size: int = Field(ge=1)
+    minibatches: Literal["shuffled", "preferential"] = "shuffled"
     warm_start: Literal["map", "likelihood"] = "map"
     warm_start_epochs: int = Field(ge=0)
     warm_start_step_size: float = Field(gt=0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.networks import Network
-from training.posterior import minibatches
+from training.minibatches import shuffled
 from training.problem import Problem
 
 MOMENTUM = 0.9
@@ -53,10 +53,10 @@ def descend(
         posterior = replace(posterior, prior=replace(posterior.prior, std=FLAT))
     steps = len(labels) // sampler.batch_size
     losses = 0.0
-    batches = minibatches(len(labels), sampler.batch_size, generator)
+    batches = shuffled(len(labels), sampler.batch_size, generator)
     for step, batch in enumerate(batches, start=epoch * steps):
         factor = _factor(step / (sampler.warm_start_epochs * steps))
-        gradient, nll = posterior.gradient(position, images[batch], labels[batch])
+        gradient, nll = posterior.gradient(position, images[batch.examples], labels[batch.examples])
         momentum.mul_(MOMENTUM).add_(gradient)
         position.add_(momentum, alpha=-sampler.warm_start_step_size * factor)
         losses += nll

@@ -47,12 +47,14 @@ def finish(problem: Problem, run: Path, chain: int = 0) -> ChainResult:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("minibatches", ["shuffled", "preferential"])
 def test_every_sampler_resumes_to_the_same_bytes(
-    problem: Problem, tmp_path: Path, name: str
+    problem: Problem, tmp_path: Path, name: str, minibatches: str
 ) -> None:
     chain = with_sampler(
         problem,
         name=name,
+        minibatches=minibatches,
         half_step_epochs=1,
         schedule={"kind": "constant", "step_size": 0.01},
         layer_step={"dense1": 0.5},

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from models.networks import Network, build
-from training.posterior import Posterior, PriorError, minibatches
+from training.posterior import Posterior, PriorError
 
 STDS = {"dense1.weight": 0.5, "dense1.bias": 1.0, "dense2.weight": 2.0, "dense2.bias": 3.0}
 
@@ -95,37 +93,3 @@ def test_gradient_is_that_of_the_energy(network: Network) -> None:
         step[index] = 1e-6
         slope = (energy(position + step) - energy(position - step)) / 2e-6
         assert gradient[index].item() == pytest.approx(slope, abs=1e-7)
-
-
-@given(size=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 2**32))
-def test_minibatches_draw_without_replacement_and_drop_a_short_last_one(
-    size: int, batch_size: int, seed: int
-) -> None:
-    batch_size = min(batch_size, size)
-    batches = list(minibatches(size, batch_size, torch.Generator().manual_seed(seed)))
-    drawn = torch.cat(batches).tolist()
-    assert [len(batch) for batch in batches] == [batch_size] * (size // batch_size)
-    assert len(set(drawn)) == len(drawn)
-    assert set(drawn) <= set(range(size))
-
-
-@pytest.mark.parametrize("size", [0, 1, 4])
-def test_no_minibatch_of_fewer_examples_than_one_batch(size: int) -> None:
-    assert list(minibatches(size, 5, torch.Generator())) == []
-
-
-def test_minibatches_are_random_and_repeatable() -> None:
-    first, again, other = (
-        torch.cat(list(minibatches(1000, 100, torch.Generator().manual_seed(seed))))
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert (first == other).sum() < 10
-
-
-def test_every_example_is_as_likely_as_any_other_to_be_in_the_first_batch() -> None:
-    generator, counts = torch.Generator().manual_seed(3), torch.zeros(20)
-    print("seed 3")
-    for _ in range(2000):
-        counts[next(minibatches(20, 5, generator))] += 1
-    assert (counts - 500).abs().max() < 4.5 * math.sqrt(2000 * 0.25 * 0.75)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.baselines.ensemble import DRAWS, Ensemble, budget
 from training.chains import Progress, generator
-from training.posterior import minibatches
+from training.minibatches import shuffled
 from training.problem import Problem
 from training.warm_start import MOMENTUM
 
@@ -87,8 +87,9 @@ def _snapshots(
     for epoch in range(epochs):
         losses = 0.0
         randomness = generator(problem.recipe.seed, STREAM, epoch + 1)
-        for batch in minibatches(len(labels), sampler.batch_size, randomness):
-            gradient, nll = problem.posterior.gradient(position, images[batch], labels[batch])
+        for batch in shuffled(len(labels), sampler.batch_size, randomness):
+            chosen = images[batch.examples], labels[batch.examples]
+            gradient, nll = problem.posterior.gradient(position, *chosen)
             momentum.mul_(MOMENTUM).add_(gradient)
             position.add_(momentum, alpha=-step_size)
             losses += nll
