@@ -38,11 +38,11 @@ from training.run import Run, RunError
 CHAINS = (
     "ensemble-5",
     "ensemble-8",
-    "sgld-0",
-    "sgld-0.0001",
-    "sgld-0.1",
-    "sgld-1",
-    "sgld-6",
+    "langevin-0",
+    "langevin-0.0001",
+    "langevin-0.1",
+    "langevin-1",
+    "langevin-6",
 )
 METHODS = ("map-8", "ensemble-5", "ensemble-8", "dropout", "swag", "laplace", *CHAINS[2:])
 

@@ -1,11 +1,13 @@
-"""What one step of SGLD costs, and where control variates pay.
+"""What one step of SGLD costs, and how its minibatch noise can be lessened.
 
     python -m benchmarks.sampler [--data-dir D] [--bundle B]
 
 First the mnist recipe's network on random images, one thread: SGLD's step, and that of posteriors,
 against forward and backward alone. They take turns; the ratio is that of the medians. Then the
 variance of minibatch gradients with a control variate over that without, as the chain walks away
-from its anchor. A step with a control variate costs two gradients, so it pays below 1/2.
+from its anchor. A step with a control variate costs two gradients, so it pays below 1/2. Last that
+of preferential minibatches over shuffled ones, in all and along the direction in which shuffled
+ones are noisiest, as the chain walks and learns which images matter.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +33,11 @@ from models import bundle as bundles
 from models.networks import Network, build
 from training import recipe as recipes
 from training.gradients import Anchor, anchored
-from training.posterior import Posterior
+from training.minibatches import Batch, learn, preferential, shuffled
+from training.posterior import Posterior, squared_residuals
 from training.problem import formulate
 from training.samplers import SGLD
+from training.samplers.protocol import Target
 from training.schedules import constant
 
 with warnings.catch_warnings():
@@ -40,6 +46,7 @@ with warnings.catch_warnings():
 
 BATCH, STEP_SIZE, ROUNDS, WARM_ROUNDS = 128, 0.07, 100, 5
 WALK = (1, 3, 10, 30, 100, 400)
+PREFERENTIAL_WALK = (0, 400, 2000, 6000)
 BATCHES = 192
 
 
@@ -61,6 +68,7 @@ def main(
     _print_variances(
         problem.network.name, problem.posterior, torch.from_numpy(member), images, labels, STEP_SIZE
     )
+    _print_preferential(problem.posterior, torch.from_numpy(member), images, labels)
 
 
 def _print_times(posterior: Posterior) -> None:
@@ -205,6 +213,55 @@ def _print_variances(
         ratio = (torch.stack(controlled).var(0).sum() / torch.stack(plain).var(0).sum()).item()
         distance = (state.position - start).norm().item()
         print(f"| {name}, η = {eta:g} | {steps} | {distance:.2f} | {ratio:.3f} |", flush=True)
+
+
+def _print_preferential(
+    posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor
+) -> None:
+    """Walk from a member with SGLD on preferential minibatches."""
+    print(
+        "\n| steps | variance, preferential / shuffled | in the noisiest direction |\n|---|---|---|"
+    )
+    randomness = torch.Generator().manual_seed(3)
+    residuals = squared_residuals(
+        torch.cat([posterior.logits(start, part) for part in images.split(1000)]), labels
+    )
+    sampler = SGLD(posterior.num_data, constant(STEP_SIZE), randomness)
+    state = sampler.init(start)
+    walk = _endless(partial(preferential, residuals, BATCH, randomness))
+
+    def gradient(position: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        chosen = images[batch.examples], labels[batch.examples]
+        force, _, seen = posterior.weighted_gradient(position, *chosen, batch.weights)
+        return force, seen
+
+    def learning(batch: Batch) -> Target:
+        def target(position: Tensor) -> tuple[Tensor, Tensor]:
+            force, seen = gradient(position, batch)
+            learn(residuals, batch, seen)
+            return torch.zeros(()), force
+
+        return target
+
+    for steps in PREFERENTIAL_WALK:
+        while state.step < steps:
+            state, _ = sampler.step(state, learning(next(walk)))
+        source = torch.Generator().manual_seed(4)
+        alike = _endless(partial(shuffled, len(labels), BATCH, source))
+        by_residual = _endless(partial(preferential, residuals, BATCH, source))
+        plain, preferred = (
+            torch.stack([gradient(state.position, batch)[0] for batch in islice(batches, BATCHES)])
+            for batches in (alike, by_residual)
+        )
+        noisiest = torch.linalg.svd(plain - plain.mean(0), full_matrices=False).Vh[0]
+        total = preferred.var(0).sum() / plain.var(0).sum()
+        along = (preferred @ noisiest).var() / (plain @ noisiest).var()
+        print(f"| {steps} | {total.item():.3f} | {along.item():.3f} |", flush=True)
+
+
+def _endless(epoch: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+    while True:
+        yield from epoch()
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_the_whole_comparison_once_and_never_twice(
         assert figures["ood"]["digits-20"]["predictive_entropy"]["auroc"] != pytest.approx(0.5)
         assert figures["shift"]["digits"]["nll"] == pytest.approx(figures["test"]["nll"])
         assert figures["rotation"]["90"]["nll"] > figures["test"]["nll"]
-        assert (figures["temperature"] is None) == (not name.startswith("sgld"))
+        assert (figures["temperature"] is None) == (not name.startswith("langevin"))
         assert text.count(report["labels"][name]) == 9
     assert report["methods"]["ensemble-8"][0]["deep_ensemble_equivalent"] == pytest.approx(8)
     assert report["methods"]["map-8"][0]["deep_ensemble_equivalent"] == 1

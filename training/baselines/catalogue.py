@@ -5,7 +5,7 @@ ensemble-M    deep ensemble
 dropout       MC dropout
 swag          SWAG from the first network of ensemble-8
 laplace       last-layer Laplace at the first network of ensemble-8
-sgld-T        SGLD at temperature T
+langevin-T    the recipe's own sampler at temperature T
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from training.baselines.dropout import dropout
 from training.baselines.ensemble import DRAWS, Ensemble, timed
+from training.baselines.langevin import langevin
 from training.baselines.laplace import laplace
 from training.baselines.modes import alone, deep_ensemble
-from training.baselines.sgld import sgld
 from training.baselines.swag import swag
 from training.chains import Progress
 from training.run import Run
@@ -57,8 +57,8 @@ def _fit(
             return alone(fit(f"ensemble-{argument}", run, workers, report))
         case "ensemble":
             return deep_ensemble(run, folder, int(argument), workers, report)
-        case "sgld":
-            return sgld(run, folder, float(argument), workers, report)
+        case "langevin":
+            return langevin(run, folder, float(argument), workers, report)
         case "dropout":
             ensemble, seconds = timed(lambda: dropout(run.problem, report))
         case _:
@@ -75,7 +75,7 @@ def label(name: str, members: int) -> str:
 
     Args:
         name: of the method.
-        members: M of an SGLD ensemble.
+        members: M of a sampled ensemble.
 
     Raises:
         MethodError: there is no such method.
@@ -86,8 +86,8 @@ def label(name: str, members: int) -> str:
                 return f"MAP, mean of {int(count)}"
             case ["ensemble", count] if int(count) > 0:
                 return f"deep ensemble, M = {int(count)}"
-            case ["sgld", temperature] if float(temperature) >= 0:
-                return f"SGLD, T = {float(temperature):g}, M = {members}"
+            case ["langevin", temperature] if float(temperature) >= 0:
+                return f"Langevin, T = {float(temperature):g}, M = {members}"
             case ["dropout"]:
                 return f"MC dropout, M = {DRAWS}"
             case ["swag"]:
@@ -97,6 +97,6 @@ def label(name: str, members: int) -> str:
     except ValueError:
         pass
     raise MethodError(
-        f"no method {name!r}: use map-M, ensemble-M, dropout, swag, laplace or sgld-T, "
-        "as in ensemble-8 and sgld-0.1"
+        f"no method {name!r}: use map-M, ensemble-M, dropout, swag, laplace or langevin-T, "
+        "as in ensemble-8 and langevin-0.1"
     )

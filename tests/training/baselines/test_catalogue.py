@@ -18,8 +18,8 @@ def silent(step: Progress) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "svi", "ensemble", "ensemble-", "ensemble-0", "ensemble--2", "map-x", "sgld", "sgld--1",
-     "sgld-nan", "dropout-2", "swag-"],
+    ["", "svi", "ensemble", "ensemble-", "ensemble-0", "ensemble--2", "map-x", "langevin",
+     "langevin--1", "langevin-nan", "dropout-2", "swag-"],
 )  # fmt: skip
 def test_unknown_methods_are_refused_with_the_known_ones(tiny: Recipe, name: str) -> None:
     with pytest.raises(MethodError, match="use map-M, ensemble-M, dropout, swag, laplace or"):
@@ -27,7 +27,7 @@ def test_unknown_methods_are_refused_with_the_known_ones(tiny: Recipe, name: str
 
 
 def test_labels_say_how_many_members() -> None:
-    assert label("sgld-1e-4", 24) == "SGLD, T = 0.0001, M = 24"
+    assert label("langevin-1e-4", 24) == "Langevin, T = 0.0001, M = 24"
     assert label("ensemble-5", 24) == "deep ensemble, M = 5"
     assert label("swag", 24) == f"SWAG, M = {DRAWS}"
 
@@ -35,7 +35,7 @@ def test_labels_say_how_many_members() -> None:
 @pytest.mark.usefixtures("in_process")
 def test_every_method_is_fitted_once_and_read_back(tiny: Recipe, tmp_path: Path) -> None:
     run = Run.create(tiny, tmp_path, tmp_path)
-    members = {"ensemble-8": 8, "map-8": 8, "laplace": DRAWS, "swag": DRAWS, "sgld-0.1": 4}
+    members = {"ensemble-8": 8, "map-8": 8, "laplace": DRAWS, "swag": DRAWS, "langevin-0.1": 4}
     for name, count in members.items():
         ensemble = fit(name, run, 1, silent)
         assert ensemble.positions.shape == (count, run.problem.network.num_weights)
@@ -57,7 +57,7 @@ def test_every_method_is_fitted_once_and_read_back(tiny: Recipe, tmp_path: Path)
             ensemble.settings,
             ensemble.together,
         )
-    sampled = fit("sgld-0.1", run, 1, silent)
+    sampled = fit("langevin-0.1", run, 1, silent)
     assert sampled.temperature is not None
     assert (fit("map-8", run, 1, silent).together, sampled.together) == (False, True)
 

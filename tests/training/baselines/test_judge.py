@@ -28,8 +28,8 @@ def test_networks_are_trained_and_judged_alike(tiny: Recipe, tmp_path: Path) -> 
 @pytest.mark.usefixtures("in_process")
 def test_methods_by_name(tiny: Recipe, tmp_path: Path) -> None:
     run = Run.create(tiny, tmp_path, tmp_path)
-    results = run_baselines(run, 2, 1, lambda step: None, ["laplace", "sgld-1"])
-    assert list(results) == ["last-layer Laplace, M = 32", "SGLD, T = 1, M = 4"]
+    results = run_baselines(run, 2, 1, lambda step: None, ["laplace", "langevin-1"])
+    assert list(results) == ["last-layer Laplace, M = 32", "Langevin, T = 1, M = 4"]
     assert all(figures["test"]["mutual_information"] > 0 for figures in results.values())
 
 

@@ -1,10 +1,10 @@
-"""SGLD at any temperature: the run's own chains, of which T alone differs.
+"""The posterior at any temperature: the run's own chains, of which T alone differs.
 
 Samples are kept at any ratio of minibatch noise to injected noise, which is infinite at T = 0, and
 there is no check at half the step size.
 
-T = 1 is the Bayes posterior, T = 0 is SGD without momentum, and between them is the cold posterior
-(Wenzel et al. 2020, arXiv 2002.02405).
+T = 1 is the Bayes posterior, T = 0 is SGD (with momentum, if the sampler has it), and between them
+is the cold posterior (Wenzel et al. 2020, arXiv 2002.02405).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.recipe import change
 from training.run import Run
 
 
-def sgld(
+def langevin(
     run: Run,
     folder: Path,
     temperature: float,
@@ -28,12 +28,7 @@ def sgld(
     report: Callable[[Progress], None],
 ) -> Ensemble:
     """The members that the recipe asks for, from chains at temperature T."""
-    settings = {
-        "name": "sgld",
-        "temperature": temperature,
-        "half_step_epochs": 0,
-        "max_noise_ratio": None,
-    }
+    settings = {"temperature": temperature, "half_step_epochs": 0, "max_noise_ratio": None}
     recipe = change(run.recipe, {"sampler": settings})
     sampled = Run.create(recipe, folder, run.data_dir)
     _, seconds = timed(lambda: sampled.sample(workers, report), folder / "seconds")
