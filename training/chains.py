@@ -22,7 +22,7 @@ from torch import Tensor
 
 from training.checkpoint import PHASES, ChainError, ChainState, path_of, read, read_samples, write
 from training.landscape import gradient_variance, largest_curvature
-from training.method import build, step_scale
+from training.method import build, pace, step_scale
 from training.minibatches import Batch, learn, preferential, shuffled
 from training.observables import Trace, log_probabilities
 from training.plan import Plan
@@ -63,8 +63,8 @@ class ChainResult:
         warm: weights at the end of the warm start, [D].
         samples: kept weights, mapped from disk, [S, D].
         step_sizes: η at each of them, [S].
-        noise_ratio: minibatch over injected noise per layer at the first sampling step, for a step
-            size and temperature of 1, [L].
+        noise_ratio: minibatch over injected noise per layer at the first sampling step, for SGLD
+            with a step size and temperature of 1, [L].
         burn_in: what was observed in the burn-in phase.
         sampling: what was observed in the sampling phase.
         half_step: the same at half the step size.
@@ -98,7 +98,7 @@ def advance(
         ChainError: the checkpoint is unreadable, the step is beyond the stability limit, the loss
             is not finite, no sample was kept, or the chain cannot be saved.
     """
-    plan = Plan.of(problem)
+    plan, settings = Plan.of(problem), problem.recipe.sampler
     state = (
         read(checkpoint, problem.network.num_weights)
         if checkpoint.exists()
@@ -126,9 +126,10 @@ def advance(
         state = write(checkpoint, state, samples)
         finished = plan.sample_at and state.epoch == plan.half_step_epoch
         if finished and len(state.checksums) == 0:
+            noise = pace(settings) * plan.longest_step * state.noise_ratio.max().item()
             raise ChainError(
                 f"chain {chain}: no sample was kept: minibatch noise is "
-                f"{plan.longest_step * state.noise_ratio.max():.2g} of the injected noise at the "
+                f"{noise:.2g} of the injected noise at the "
                 "longest sampling step, above max_noise_ratio: take shorter steps or larger batches"
             )
         report(Progress(chain, state.epoch, plan.epochs, nll))
@@ -326,7 +327,7 @@ class _Walk:
         settings = self.problem.recipe.sampler
         if settings.max_noise_ratio is None:
             return True
-        noise = step_size * state.noise_ratio.max().item()
+        noise = pace(settings) * step_size * state.noise_ratio.max().item()
         return noise <= settings.max_noise_ratio * settings.temperature
 
     def _by_layer(self, values: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ class ChainState:
         warm: weights at the end of the warm start, [D].
         residuals: q of every training image (`training.minibatches`), [N]; [0] if they are drawn
             alike.
-        noise_ratio: minibatch over injected noise per layer, for a step size and temperature of 1,
-            measured at the first sampling step, [L]; NaN before that.
+        noise_ratio: minibatch over injected noise per layer, for SGLD with a step size and
+            temperature of 1, measured at the first sampling step, [L]; NaN before that.
         curvature: largest eigenvalue of the Hessian of Ū there, []; NaN before that.
         checksums: CRC-32 of every kept weight vector, [s].
         step_sizes: η at every kept weight vector, [s].

@@ -51,6 +51,21 @@ def build(
             return ConstantSGD(step_size)
 
 
+def pace(settings: Settings) -> float:
+    """How much faster the method moves than SGLD with the same η at high friction.
+
+    Minibatch noise heats it by as much more: by pace · η N V / 2, V the variance of ∇Ū_B
+    (derived in the modules of the samplers).
+    """
+    match settings.name:
+        case "baoab":
+            return (1 + settings.momentum) / (1 - settings.momentum)
+        case "sghmc":
+            return 2 / (1 - settings.momentum)
+        case _:
+            return 1.0
+
+
 def step_scale(problem: Problem) -> Tensor:
     """sqrt(s) for every weight, [D]: the sampler walks in φ = θ / sqrt(s), s a constant of a layer.
 

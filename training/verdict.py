@@ -42,6 +42,7 @@ from training.diagnostics import (
     relaxation,
     split_rhat,
 )
+from training.method import pace
 from training.observables import OBSERVABLES, log_probabilities
 from training.plan import Plan
 from training.problem import Problem
@@ -223,10 +224,11 @@ def _noise(
     problem: Problem, results: list[ChainResult], step_size: float
 ) -> dict[str, float] | None:
     """Mean minibatch over injected noise per layer, at the longest sampling step."""
-    temperature = problem.recipe.sampler.temperature
-    if temperature == 0:
+    settings = problem.recipe.sampler
+    if settings.temperature == 0:
         return None
-    ratio = np.mean([result.noise_ratio for result in results], axis=0) * step_size / temperature
+    heat = pace(settings) * step_size / settings.temperature
+    ratio = heat * np.mean([result.noise_ratio for result in results], axis=0)
     return {
         layer.name: float(value) for layer, value in zip(problem.network.layers, ratio, strict=True)
     }

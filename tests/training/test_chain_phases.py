@@ -17,7 +17,7 @@ import torch
 from training import checkpoint
 from training.chains import ChainResult, advance, read_result
 from training.checkpoint import ChainError, path_of, read, samples_of
-from training.method import step_scale
+from training.method import pace, step_scale
 from training.plan import Plan
 from training.problem import Problem
 from training.recipe import RecipeError, change
@@ -175,6 +175,26 @@ def test_no_sample_is_kept_while_gradient_noise_is_too_large(
         run_chain(with_sampler(problem, max_noise_ratio=1e-9, schedule=fixed), tmp_path / "none")
     kept = finish(with_sampler(problem, max_noise_ratio=1.0, schedule=fixed), tmp_path / "all")
     assert len(kept.samples) == 3
+    limit = 2 * 0.1 * kept.noise_ratio.max()
+    assert run_chain(
+        with_sampler(problem, max_noise_ratio=limit, schedule=fixed), tmp_path / "sgld"
+    )
+    faster = with_sampler(problem, name="baoab", max_noise_ratio=limit, schedule=fixed)
+    with pytest.raises(ChainError, match="no sample was kept"):
+        run_chain(faster, tmp_path / "baoab")
+
+
+def test_pace_of_samplers_with_momentum(problem: Problem) -> None:
+    """That of SGLD is 1; without momentum SGHMC is SGLD at 2 η, and BAOAB is SGLD."""
+    paces = {
+        (name, momentum): pace(with_sampler(problem, name=name, momentum=momentum).recipe.sampler)
+        for name in SAMPLERS
+        for momentum in (0.0, 0.9)
+    }
+    assert paces["sgld", 0.9] == paces["psgld", 0.9] == paces["baoab", 0.0] == 1
+    assert paces["sghmc", 0.0] == 2
+    assert paces["baoab", 0.9] == pytest.approx(19)
+    assert paces["sghmc", 0.9] == pytest.approx(20)
 
 
 def test_samples_begin_when_a_falling_step_has_quietened_the_noise(

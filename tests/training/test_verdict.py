@@ -80,6 +80,9 @@ def test_chains_at_equilibrium_pass(problem: Problem, results: list[ChainResult]
     assert figures["temperature"]["value"] == pytest.approx(1, abs=0.01)
     assert list(figures["layers"]) == list(figures["gradient_noise_ratio"]) == list(LAYERS)
     assert figures["gradient_noise_ratio"]["dense1"] == pytest.approx(0.3 * 0.1)
+    underdamped = with_sampler(thorough, name="baoab", momentum=0.9)
+    _, figures_underdamped = diagnose(underdamped, results)
+    assert figures_underdamped["gradient_noise_ratio"]["dense1"] == pytest.approx(19 * 0.3 * 0.1)
     assert len(figures["observables"]["nll"]["chain_means"]) == 4
     assert np.median(figures["coordinates"]["rhat"]) == pytest.approx(1, abs=0.05)
     assert list(figures["relaxation"]["curves"]) == ["nll", "accuracy", "entropy"]
