@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -33,18 +33,19 @@ from models import bundle as bundles
 from models.networks import Network, build
 from training import recipe as recipes
 from training.gradients import Anchor, anchored
+from training.method import build as build_sampler
 from training.minibatches import Batch, learn, preferential, shuffled
 from training.posterior import Posterior, squared_residuals
-from training.problem import formulate
+from training.problem import Problem, formulate
 from training.samplers import SGLD
-from training.samplers.protocol import Target
+from training.samplers.protocol import Sampler, Target
 from training.schedules import constant
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # tensordict's, about posteriors' own states
     import posteriors  # type: ignore[import-untyped]
 
-BATCH, STEP_SIZE, ROUNDS, WARM_ROUNDS = 128, 0.07, 100, 5
+BATCH, ROUNDS, WARM_ROUNDS = 128, 100, 5
 WALK = (1, 3, 10, 30, 100, 400)
 PREFERENTIAL_WALK = (0, 400, 2000, 6000)
 BATCHES = 192
@@ -64,11 +65,21 @@ def main(
     member = np.concatenate([weights[name][0].ravel() for name in problem.network.shapes])
     images, labels = problem.tensors(problem.train)
     print("\n| network | steps from the anchor | distance | variance ratio |\n|---|---|---|---|")
-    _print_variances("logistic regression", *_logistic_regression(), 1.0)
-    _print_variances(
-        problem.network.name, problem.posterior, torch.from_numpy(member), images, labels, STEP_SIZE
-    )
-    _print_preferential(problem.posterior, torch.from_numpy(member), images, labels)
+    posterior, mode, inputs, outputs = _logistic_regression()
+    sgld = SGLD(posterior.num_data, constant(1.0), torch.Generator().manual_seed(1))
+    _print_variances("logistic regression, SGLD, η = 1", posterior, mode, inputs, outputs, sgld)
+    start = torch.from_numpy(member)
+    recipe = f"{problem.network.name}, the recipe's steps"
+    _print_variances(recipe, problem.posterior, start, images, labels, _sampler(problem, 1))
+    _print_preferential(problem.posterior, start, images, labels, _sampler(problem, 3))
+
+
+def _sampler(problem: Problem, seed: int) -> Sampler[Any]:
+    """The recipe's sampler at its last step size, the same in all layers."""
+    settings = problem.recipe.sampler
+    last = problem.recipe.sampler.step_sizes(1)(10**9)
+    randomness = torch.Generator().manual_seed(seed)
+    return build_sampler(settings, problem.posterior.num_data, constant(last), randomness, 1.0, 0)
 
 
 def _print_times(posterior: Posterior) -> None:
@@ -185,16 +196,20 @@ def _logistic_regression() -> tuple[Posterior, Tensor, Tensor, Tensor]:
 
 
 def _print_variances(
-    name: str, posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor, eta: float
+    name: str,
+    posterior: Posterior,
+    start: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    sampler: Sampler[Any],
 ) -> None:
-    """Walk from the anchor with SGLD of step size `eta`.
+    """Walk from the anchor.
 
     Variances are summed over weights, and estimated on the same minibatches at every distance.
     """
     randomness = torch.Generator().manual_seed(1)
     zero = torch.zeros(())
     anchor = Anchor(start, zero, zero)  # a constant, so that the variance does not need it
-    sampler = SGLD(posterior.num_data, constant(eta), randomness)
     state = sampler.init(start)
 
     def draw(source: torch.Generator) -> Tensor:
@@ -212,13 +227,13 @@ def _print_variances(
             controlled.append(anchored(target, anchor)(state.position)[1])
         ratio = (torch.stack(controlled).var(0).sum() / torch.stack(plain).var(0).sum()).item()
         distance = (state.position - start).norm().item()
-        print(f"| {name}, η = {eta:g} | {steps} | {distance:.2f} | {ratio:.3f} |", flush=True)
+        print(f"| {name} | {steps} | {distance:.2f} | {ratio:.3f} |", flush=True)
 
 
 def _print_preferential(
-    posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor
+    posterior: Posterior, start: Tensor, images: Tensor, labels: Tensor, sampler: Sampler[Any]
 ) -> None:
-    """Walk from a member with SGLD on preferential minibatches."""
+    """Walk from a member on preferential minibatches."""
     print(
         "\n| steps | variance, preferential / shuffled | in the noisiest direction |\n|---|---|---|"
     )
@@ -226,7 +241,6 @@ def _print_preferential(
     residuals = squared_residuals(
         torch.cat([posterior.logits(start, part) for part in images.split(1000)]), labels
     )
-    sampler = SGLD(posterior.num_data, constant(STEP_SIZE), randomness)
     state = sampler.init(start)
     walk = _endless(partial(preferential, residuals, BATCH, randomness))
 

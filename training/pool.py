@@ -69,7 +69,8 @@ def run_tasks(tasks: Sequence[Task], workers: int, report: Callable[[Any], None]
         with _uninterrupted():
             futures = [pool.submit(_work, task) for task in tasks]
         try:
-            _follow(futures, messages, report)
+            with _interrupts() as interrupted:
+                _follow(futures, messages, report, interrupted)
         except BaseException:
             stop.set()
             for future in futures:
@@ -87,12 +88,33 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; an exception out of nowhere can get lost in a destructor."""
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _follow(
-    futures: list[Future[None]], messages: Queue[Any], report: Callable[[Any], None]
+    futures: list[Future[None]],
+    messages: Queue[Any],
+    report: Callable[[Any], None],
+    interrupted: Callable[[], bool],
 ) -> None:
     running = set(futures)
     while running:
         done, running = wait(running, timeout=0.2)
+        if interrupted():
+            raise KeyboardInterrupt
         while True:
             try:
                 report(messages.get_nowait())
