@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from models.conformal import CalibrationError, ConformalTest
-from models.detectors import DETECTORS
+from models.detectors import DETECTORS, FUSED, Detectors
 from models.manifest import Manifest
 
 MANIFEST = "manifest.json"
@@ -59,6 +59,7 @@ class Bundle:
         path: its directory.
         digest: sha256 of its manifest, 64 hexadecimal digits.
         manifest: the parsed manifest.
+        detectors: what scores images.
         tests: a conformal test for every detector.
         golden: inputs and expected answers.
     """
@@ -66,6 +67,7 @@ class Bundle:
     path: Path
     digest: str
     manifest: Manifest
+    detectors: Detectors
     tests: Mapping[str, ConformalTest]
     golden: Golden
 
@@ -113,7 +115,14 @@ def load(path: Path) -> Bundle:
             raise BundleError(f"{file}: {error.strerror}") from error
         if actual != expected:
             raise BundleError(f"{file}: sha256 is {actual}, {MANIFEST} says {expected}")
-    return Bundle(root, digest, manifest, _read_tests(root, manifest), _read_golden(root, manifest))
+    return Bundle(
+        root,
+        digest,
+        manifest,
+        _read_detectors(root, manifest),
+        _read_tests(root, manifest),
+        _read_golden(root, manifest),
+    )
 
 
 def read_manifest(root: Path) -> tuple[Manifest, str]:
@@ -192,7 +201,7 @@ def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
         raise BundleError(
             f"{root / MANIFEST}: unknown score {manifest.calibration.score!r}, known are {known}"
         )
-    arrays = read_arrays(file, tuple(DETECTORS))
+    arrays = read_arrays(file, DETECTORS)
     tests = {}
     for name, scores in arrays.items():
         if scores.dtype.kind != "f":
@@ -207,6 +216,17 @@ def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
         except CalibrationError as error:
             raise BundleError(f"{file}: {name}: {error}") from error
     return tests
+
+
+def _read_detectors(root: Path, manifest: Manifest) -> Detectors:
+    file, fused = root / CALIBRATION, manifest.calibration.fused
+    unknown = [name for name in fused if name not in DETECTORS or name == FUSED]
+    if unknown or not fused:
+        raise BundleError(f"{root / MANIFEST}: cannot fuse {unknown or 'no detectors'}")
+    try:
+        return Detectors.from_arrays(read_arrays(file, Detectors.names(fused)), fused)
+    except ValueError as error:
+        raise BundleError(f"{file}: {error}") from error
 
 
 def _read_golden(root: Path, manifest: Manifest) -> Golden:

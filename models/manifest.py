@@ -121,11 +121,15 @@ class Verdict(_Record):
 
 
 class CalibrationSpec(_Record):
-    """How `calibration.npz` was made: n random held-out images; `score` raises the OOD flag."""
+    """How `calibration.npz` was made: n random held-out images; `score` raises the OOD flag.
+
+    `fused` names the detectors of which `models.fusion` makes one.
+    """
 
     size: int = Field(gt=0)
     seed: int
     score: str
+    fused: tuple[str, ...]
 
 
 class Manifest(_Record):

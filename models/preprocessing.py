@@ -82,6 +82,15 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
     return np.ascontiguousarray(tensor.transpose(0, 3, 1, 2)), applied
 
 
+def grey(images: Floats, spec: InputSpec) -> Floats:
+    """Prepared images [N, C, H, W] as grey values from 0 to 1, [N, H, W]; colours become luma."""
+    weights = LUMA if spec.channels == 3 else np.ones(1, dtype=np.float32)
+    scale = weights * np.asarray(spec.std, dtype=np.float32)
+    shift = np.float32(weights @ np.asarray(spec.mean, dtype=np.float32))
+    values: Floats = np.einsum("nchw,c->nhw", images, scale, dtype=np.float32) + shift
+    return values
+
+
 def _to_channels(pixels: Floats, channels: int) -> tuple[Floats, tuple[str, ...]]:
     steps: tuple[str, ...] = ()
     if pixels.shape[3] in (2, 4):

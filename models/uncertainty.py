@@ -29,6 +29,8 @@ class Prediction:
         predictive_entropy: H[p̄], [B], nats, at most ln K.
         expected_entropy: mean over members of H[p_m], [B], nats.
         mutual_information: their difference, [B], nats, never negative.
+        max_logit: largest mean logit, [B].
+        energy: −ln Σ_k exp(logit_k), mean over members, [B]; low where a member is sure.
         members: M, the number of members that were averaged.
     """
 
@@ -36,6 +38,8 @@ class Prediction:
     predictive_entropy: Array
     expected_entropy: Array
     mutual_information: Array
+    max_logit: Array
+    energy: Array
     members: int
 
 
@@ -60,7 +64,11 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
     Args:
         logits: member logits [B, M, K].
     """
-    member_probabilities = softmax(logits)
+    values = np.asarray(logits, dtype=np.float64)
+    largest = values.max(axis=2, keepdims=True)
+    exponential = np.exp(values - largest)
+    total_exponential = exponential.sum(axis=2, keepdims=True)
+    member_probabilities = exponential / total_exponential
     probabilities = member_probabilities.mean(axis=1)
     total = entropy(probabilities)
     expected = np.minimum(entropy(member_probabilities).mean(axis=1), total)
@@ -69,5 +77,7 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         predictive_entropy=total,
         expected_entropy=expected,
         mutual_information=total - expected,
+        max_logit=values.mean(axis=1).max(axis=1),
+        energy=-(np.log(total_exponential) + largest).mean(axis=(1, 2)),
         members=member_probabilities.shape[1],
     )

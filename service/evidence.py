@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.conformal import ConformalTest
-from models.detectors import scores
+from models.detectors import Detectors
 from models.uncertainty import softmax, summarise
 
 Floats = NDArray[np.float32]
@@ -40,8 +40,10 @@ class Evidence:
         return softmax(self.logits)
 
 
-def weigh(logits: Floats, tests: Mapping[str, ConformalTest]) -> list[Evidence]:
-    """The evidence on each of B images, from member logits [B, M, K].
+def weigh(
+    logits: Floats, pixels: Floats, detectors: Detectors, tests: Mapping[str, ConformalTest]
+) -> list[Evidence]:
+    """The evidence on each of B images, from member logits [B, M, K] and grey values [B, H, W].
 
     Logits that are not finite are set to zero, so that nothing that is not a number leaves here;
     their images are marked.
@@ -50,7 +52,7 @@ def weigh(logits: Floats, tests: Mapping[str, ConformalTest]) -> list[Evidence]:
     if not finite.all():
         logits = np.where(finite[:, None, None], logits, np.float32(0))
     prediction = summarise(logits)
-    by_detector = scores(prediction)
+    by_detector = detectors.scores(prediction, pixels)
     p_values = {name: tests[name].p_values(values).tolist() for name, values in by_detector.items()}
     raw = {name: values.tolist() for name, values in by_detector.items()}
     entropies = zip(

@@ -10,7 +10,7 @@ import numpy as np
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
 from models.manifest import Manifest
-from models.preprocessing import prepare
+from models.preprocessing import grey, prepare
 from models.uncertainty import summarise
 from service.errors import EngineError, ModelError
 from service.evidence import Evidence, Floats, weigh
@@ -36,7 +36,8 @@ class Model:
 
     def evaluate(self, images: Floats) -> list[Evidence]:
         """The evidence on each of the prepared images [B, C, H, W]."""
-        return weigh(self.runtime.logits(images), self.bundle.tests)
+        pixels = grey(images, self.manifest.input)
+        return weigh(self.runtime.logits(images), pixels, self.bundle.detectors, self.bundle.tests)
 
 
 def open_model(settings: Settings) -> Model:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
 
 from models.conformal import ConformalTest
-from models.detectors import scores
-from models.uncertainty import Array, summarise
+from models.uncertainty import Array
 
 
-def calibrate(logits: NDArray[np.float32]) -> dict[str, ConformalTest]:
-    """A conformal test for every detector, from member logits [n, M, K] of n held-out images.
+def calibrate(scores: Mapping[str, Array]) -> dict[str, ConformalTest]:
+    """A conformal test for every detector, from its scores [n] of held-out images.
 
     The images must be a random part of the training data: p-values are exact for images
     exchangeable with them, and for no others.
     """
-    return {name: ConformalTest.fit(values) for name, values in scores(summarise(logits)).items()}
+    return {name: ConformalTest.fit(values) for name, values in scores.items()}
 
 
-def stored(tests: dict[str, ConformalTest]) -> dict[str, Array]:
-    """The arrays of `calibration.npz`."""
+def stored(tests: Mapping[str, ConformalTest]) -> dict[str, Array]:
+    """The scores, as `calibration.npz` has them."""
     return {name: test.scores for name, test in tests.items()}

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.conformal import ConformalTest
-from models.detectors import scores
+from models.detectors import Detectors, ensemble_scores
 from models.policy import Policy, reasons_to_abstain
+from models.shape import Pixels
 from models.uncertainty import Array, Prediction, summarise
 from training import metrics
 
@@ -27,7 +28,7 @@ ALPHAS = (0.05, 0.01, 0.001)
 
 @dataclass(frozen=True)
 class Answers:
-    """What an ensemble says of one set of n images, averaged over members once.
+    """What an ensemble and its detectors say of one set of n images, averaged over members once.
 
     Attributes:
         prediction: probabilities and entropies.
@@ -41,9 +42,15 @@ class Answers:
 
     @classmethod
     def of(cls, logits: Logits) -> Answers:
-        """From member logits [n, M, K]."""
+        """From member logits [n, M, K] alone, with the scores of the ensemble alone."""
         prediction = summarise(logits)
-        return cls(prediction, scores(prediction), logits.argmax(axis=2))
+        return cls(prediction, ensemble_scores(prediction), logits.argmax(axis=2))
+
+    @classmethod
+    def detected(cls, logits: Logits, pixels: Pixels, detectors: Detectors) -> Answers:
+        """From member logits [n, M, K] and grey values [n, H, W], with all detectors' scores."""
+        prediction = summarise(logits)
+        return cls(prediction, detectors.scores(prediction, pixels), logits.argmax(axis=2))
 
 
 def quality(answers: Answers, labels: Labels) -> dict[str, float]:
@@ -107,9 +114,9 @@ def evaluate(
     tests: Mapping[str, ConformalTest],
     score: str,
     policies: Mapping[str, Policy],
-    test: tuple[Logits, Labels],
-    ood: Mapping[str, Logits],
-    shift: Mapping[str, tuple[Logits, Labels]],
+    test: tuple[Answers, Labels],
+    ood: Mapping[str, Answers],
+    shift: Mapping[str, tuple[Answers, Labels]],
 ) -> dict[str, Any]:
     """All figures of one ensemble, ready for JSON.
 
@@ -117,12 +124,11 @@ def evaluate(
         tests: the conformal test of each detector.
         score: the detector that raises the flag.
         policies: named policies.
-        test: member logits [n, M, K] and labels [n] of the test set.
-        ood: member logits of unfamiliar sets.
-        shift: member logits and labels of sets with the same classes, seen otherwise.
+        test: answers on the test set, and its labels [n].
+        ood: answers on unfamiliar sets.
+        shift: answers on sets with the same classes, seen otherwise, and their labels.
     """
-    logits, labels = test
-    familiar = Answers.of(logits)
+    familiar, labels = test
 
     def flags(answers: Answers, truth: Labels | None) -> dict[str, Any]:
         p_values = tests[score].p_values(answers.scores[score])
@@ -141,8 +147,6 @@ def evaluate(
 
     return {
         "test": known(familiar, labels),
-        "ood": {name: foreign(Answers.of(values)) for name, values in ood.items()},
-        "shift": {
-            name: known(Answers.of(values), truth) for name, (values, truth) in shift.items()
-        },
+        "ood": {name: foreign(answers) for name, answers in ood.items()},
+        "shift": {name: known(answers, truth) for name, (answers, truth) in shift.items()},
     }

@@ -283,7 +283,16 @@ class Recipe(_Table):
     members: int = Field(ge=1)
     group: int = Field(default=4, ge=1)
     selection: Literal["thinned", "greedy"] = "greedy"
-    score: Literal["predictive_entropy", "mutual_information", "max_probability"]
+    score: Literal[
+        "predictive_entropy",
+        "mutual_information",
+        "max_probability",
+        "max_logit",
+        "energy",
+        "shape",
+        "strokes",
+        "fused",
+    ]
     policies: dict[Name, Policy]
 
     @model_validator(mode="after")

@@ -5,7 +5,8 @@ chains/NN.safetensors  checkpoints and samples                     sample
 diagnostics.json       the sampler's verdict                       diagnose
 members.json           which samples are served                    diagnose
 bundle/                graph, weights                              export
-bundle/calibration.npz detector scores of held-out images          calibrate
+bundle/calibration.npz detectors, their scores of held-out images  calibrate
+detection.json         which detectors are fused, and why          calibrate
 evaluation.json        figures on the test and unfamiliar sets     evaluate
 bundles/NAME/VERSION/  the published bundle                        publish
 """
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from models import bundle as bundles
 from models.conformal import ConformalTest
-from models.detectors import DETECTORS, scores
+from models.detectors import DETECTORS, Detectors
 from models.manifest import (
     CalibrationSpec,
     DataSource,
@@ -39,12 +40,11 @@ from models.manifest import (
     PosteriorSpec,
     Verdict,
 )
-from models.preprocessing import prepare
-from models.uncertainty import summarise
-from training import chains, data, export, pool, report
+from models.preprocessing import grey, prepare
+from training import chains, data, detection, export, pool, report
 from training.calibrate import calibrate, stored
 from training.data import Dataset
-from training.evaluate import evaluate
+from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
 from training.observables import log_probabilities
 from training.prior_predictive import prior_predictive
@@ -216,17 +216,25 @@ class Run:
         )
 
     def calibrate(self) -> dict[str, ConformalTest]:
-        """Write `calibration.npz` from the calibration images."""
-        tests = calibrate(self._logits(self.problem.calibration))
-        np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **stored(tests))
+        """Write `detection.json` from training and `calibration.npz` from calibration images."""
+        problem = self.problem
+        found = detection.fit(problem.train, problem.input, self._logits, self.recipe.seed)
+        tests = calibrate(self._answers(problem.calibration, found.detectors).scores)
+        arrays = {**found.detectors.arrays(), **stored(tests)}
+        np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
+        fused = list(found.detectors.surprises)
+        self.write("detection.json", {"fused": fused, "misses": found.misses})
         return tests
 
     def evaluate(self) -> dict[str, Any]:
         """Write `evaluation.json`, figures on the test and foreign sets, and `scores.npz`."""
-        test = self._logits(self.problem.test)
-        ood = {name: self._logits(self.foreign(name)) for name in self.recipe.data.ood}
+        detectors = self._detectors()
+        test = self._answers(self.problem.test, detectors)
+        ood = {name: self._answers(self.foreign(name), detectors) for name in self.recipe.data.ood}
         shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
-        shift = {name: (self._logits(part), part.labels) for name, part in shifted.items()}
+        shift = {
+            name: (self._answers(part, detectors), part.labels) for name, part in shifted.items()
+        }
         results = evaluate(
             self._tests(),
             self.recipe.score,
@@ -236,8 +244,8 @@ class Run:
             shift,
         )
         flagging = {
-            name: scores(summarise(logits))[self.recipe.score]
-            for name, logits in {"test": test, **ood}.items()
+            name: answers.scores[self.recipe.score]
+            for name, answers in {"test": test, **ood}.items()
         }
         np.savez(self.path / "scores.npz", allow_pickle=False, **flagging)
         self.write("evaluation.json", results)
@@ -271,7 +279,10 @@ class Run:
             data=(*problem.sources, *self._foreign_sources()),
             verdict=Verdict.model_validate(diagnostics["verdict"]),
             calibration=CalibrationSpec(
-                size=len(problem.calibration), seed=recipe.seed, score=recipe.score
+                size=len(problem.calibration),
+                seed=recipe.seed,
+                score=recipe.score,
+                fused=self._fused,
             ),
             policies=recipe.policies,
             results=results,
@@ -296,19 +307,34 @@ class Run:
         shift = [source(self.foreign(name), "test", "shift") for name in self.recipe.data.shift]
         return ood + shift
 
-    def _logits(self, dataset: Dataset) -> NDArray[np.float32]:
+    def _answers(self, dataset: Dataset, detectors: Detectors) -> Answers:
+        """What the exported ensemble and the detectors say of a data set."""
+        spec = self.problem.input
+        prepared, _ = prepare(dataset.images, spec)
+        return Answers.detected(self._logits(prepared), grey(prepared, spec), detectors)
+
+    def _logits(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Member logits [n, M, K] of the exported ensemble for prepared images [n, C, H, W]."""
         graph = _made_by("export", self.staging / bundles.GRAPH)
-        prepared, _ = prepare(dataset.images, self.problem.input)
         return export.member_logits(export.session(graph, os.cpu_count() or 1), prepared)
+
+    @property
+    def _fused(self) -> tuple[str, ...]:
+        return tuple(self._read("calibrate", "detection.json")["fused"])
+
+    def _detectors(self) -> Detectors:
+        file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
+        names = Detectors.names(self._fused)
+        return Detectors.from_arrays(bundles.read_arrays(file, names), self._fused)
 
     def _tests(self) -> dict[str, ConformalTest]:
         file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
-        arrays = bundles.read_arrays(file, tuple(DETECTORS))
+        arrays = bundles.read_arrays(file, DETECTORS)
         return {name: ConformalTest.fit(arrays[name].astype(np.float64)) for name in arrays}
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]
-        logits = self._logits(self.problem.test.select(np.arange(len(images))))
+        logits = self._logits(prepare(images, self.problem.input)[0])
         np.savez_compressed(self.staging / bundles.GOLDEN, images=images, logits=logits)
 
     def write(self, name: str, content: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.detectors import DETECTORS
+from models.density import ClassGaussians, ClassSubspaces
+from models.detectors import DETECTORS, Detectors
+from models.fusion import Surprise
 from models.manifest import (
     CalibrationSpec,
     Check,
@@ -22,6 +24,7 @@ from models.policy import Policy
 from models.preprocessing import InputSpec
 
 CALIBRATION_SIZE = 5
+FUSED = ("predictive_entropy", "shape", "strokes")
 
 
 @pytest.fixture
@@ -42,7 +45,9 @@ def manifest() -> Manifest:
         sampler={"name": "sgld", "seed": 1},
         data=(DataSource(name="fake", part="train", role="train", size=100, sha256="0" * 64),),
         verdict=Verdict(checks={"temperature": Check(value=1.0, low=0.9, high=1.1)}),
-        calibration=CalibrationSpec(size=CALIBRATION_SIZE, seed=1, score="predictive_entropy"),
+        calibration=CalibrationSpec(
+            size=CALIBRATION_SIZE, seed=1, score="predictive_entropy", fused=FUSED
+        ),
         policies={"default": Policy(alpha=0.01, min_probability=0.9)},
         results={"test": {"accuracy": 0.9}},
         libraries={"numpy": np.__version__},
@@ -51,7 +56,19 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
+def detectors() -> Detectors:
+    """Three classes of descriptions that mean nothing."""
+    randomness = np.random.default_rng(0)
+    classes = np.arange(60) % 3
+    return Detectors(
+        ClassGaussians.fit(randomness.normal(size=(60, 20)), classes, 3),
+        ClassSubspaces.fit(randomness.normal(size=(60, 196)), classes, 3, rank=2),
+        {name: Surprise.fit(randomness.exponential(size=100)) for name in FUSED},
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path, detectors: Detectors) -> Path:
     """What training hands to `publish`."""
     folder = tmp_path / "source"
     (folder / "report").mkdir(parents=True)
@@ -60,7 +77,8 @@ def source(tmp_path: Path) -> Path:
     (folder / "report" / "report.json").write_text("{}")
     (folder / "MODEL_CARD.md").write_text("card")
     scores = np.linspace(0, 1, CALIBRATION_SIZE)
-    np.savez(folder / "calibration.npz", allow_pickle=False, **dict.fromkeys(DETECTORS, scores))
+    arrays = {**detectors.arrays(), **dict.fromkeys(DETECTORS, scores)}
+    np.savez(folder / "calibration.npz", allow_pickle=False, **arrays)
     images = np.arange(7 * 4 * 6 * 3, dtype=np.uint8).reshape(7, 4, 6, 3)
     logits = np.linspace(-1, 1, 7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
     np.savez(folder / "golden.npz", allow_pickle=False, images=images, logits=logits)

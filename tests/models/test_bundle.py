@@ -17,7 +17,7 @@ import pytest
 
 from models import bundle as bundles
 from models.bundle import MANIFEST, REQUIRED, BundleError, load, publish, resolve
-from models.detectors import DETECTORS
+from models.detectors import DETECTORS, Detectors
 from models.manifest import Manifest
 
 FILES = (*REQUIRED, "MODEL_CARD.md", "report/report.json")
@@ -86,6 +86,7 @@ def test_what_was_published_is_loaded(bundle: Path, manifest: Manifest) -> None:
         name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in FILES
     }
     assert list(loaded.tests) == list(DETECTORS)
+    assert list(loaded.detectors.surprises) == list(manifest.calibration.fused)
     assert {test.size for test in loaded.tests.values()} == {5}
     assert loaded.golden.images.shape == (7, 4, 6, 3)
     assert loaded.golden.images.dtype == np.uint8
@@ -176,8 +177,16 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
         ({"files": {"ensemble.onnx": "abc"}}, "^files.ensemble.onnx: "),
         ({"members": {"count": 2, "group": 1, "chains": [0], "samples": [0]}}, "^members: "),
         (
-            {"calibration": {"size": 5, "seed": 1, "score": "vibes"}},
+            {"calibration": {"size": 5, "seed": 1, "score": "vibes", "fused": ["shape"]}},
             "unknown score 'vibes', known are predictive_entropy",
+        ),
+        (
+            {"calibration": {"size": 5, "seed": 1, "score": "fused", "fused": ["vibes", "shape"]}},
+            r"cannot fuse \['vibes'\]",
+        ),
+        (
+            {"calibration": {"size": 5, "seed": 1, "score": "fused", "fused": []}},
+            "cannot fuse no detectors",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -195,7 +204,7 @@ def test_manifest_that_does_not_fit_the_schema(
     [
         lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(b"\x80\x04K\x01."),
-        archive(**dict.fromkeys(("images", "logits", *DETECTORS), OBJECTS)),
+        archive(**dict.fromkeys(("images", "logits", "shape.mean", *DETECTORS), OBJECTS)),
         pytest.param(save_lone),
         pytest.param(damage_stream),
     ],
@@ -222,7 +231,7 @@ def test_broken_archive_is_closed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("calibration.npz", "predictive_entropy is not a file"), ("golden.npz", "images is not")],
+    [("calibration.npz", "shape.mean is not a file"), ("golden.npz", "images is not")],
 )
 def test_archive_without_the_arrays(bundle: Path, name: str, reason: str) -> None:
     replace(bundle, name, archive(other=np.zeros(3)))
@@ -240,8 +249,11 @@ def test_archive_without_the_arrays(bundle: Path, name: str, reason: str) -> Non
     ],
     ids=["NaN", "infinite", "few", "matrix", "text"],
 )
-def test_calibration_scores_that_do_not_fit(bundle: Path, scores: Any, reason: str) -> None:
-    replace(bundle, "calibration.npz", archive(**dict.fromkeys(DETECTORS, scores)))
+def test_calibration_scores_that_do_not_fit(
+    bundle: Path, detectors: Detectors, scores: Any, reason: str
+) -> None:
+    arrays = {**detectors.arrays(), **dict.fromkeys(DETECTORS, scores)}
+    replace(bundle, "calibration.npz", archive(**arrays))
     refuse(bundle, bundle / "calibration.npz", reason)
 
 

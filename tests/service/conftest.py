@@ -22,7 +22,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from models import bundle as bundles
-from models.detectors import DETECTORS, scores
+from models.density import ClassGaussians, ClassSubspaces
+from models.detectors import Detectors, single_scores
+from models.fusion import Surprise
 from models.manifest import (
     CalibrationSpec,
     Check,
@@ -33,8 +35,10 @@ from models.manifest import (
     PosteriorSpec,
     Verdict,
 )
+from models.orientation import oriented_gradients
 from models.policy import Policy
-from models.preprocessing import InputSpec, prepare
+from models.preprocessing import InputSpec, grey, prepare
+from models.shape import shape_statistics
 from models.uncertainty import summarise
 from service.app import create_app
 from service.repository import Model, open_model
@@ -42,6 +46,7 @@ from service.settings import Settings
 
 M, K, SIDE, CALIBRATION = 4, 3, 8, 99
 LABELS = ("ant", "bee", "cat")
+FUSED = ("mutual_information", "shape", "strokes")
 SPEC = InputSpec(
     channels=1, height=SIDE, width=SIDE, polarity="light-on-dark", mean=(0.1,), std=(0.5,)
 )
@@ -112,14 +117,26 @@ def random_images(count: int, seed: int) -> np.ndarray:
     return images
 
 
+def _detectors(weights: dict[str, np.ndarray]) -> Detectors:
+    images = prepare(random_images(200, 3), SPEC)[0]
+    pixels, prediction = grey(images, SPEC), summarise(_logits(weights, images))
+    classes = prediction.probabilities.argmax(axis=1)
+    shape = ClassGaussians.fit(shape_statistics(pixels), classes, K)
+    strokes = ClassSubspaces.fit(oriented_gradients(pixels), classes, K, rank=10)
+    scores = single_scores(shape, strokes, prediction, pixels)
+    return Detectors(shape, strokes, {name: Surprise.fit(scores[name]) for name in FUSED})
+
+
 def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Path:
     source = target.parent / "source"
     source.mkdir(parents=True)
     weights = _weights()
     save_file(weights, source / bundles.WEIGHTS)
     onnx.save(_graph(weights, source / bundles.WEIGHTS), source / bundles.GRAPH)
-    held_out = summarise(_logits(weights, prepare(random_images(CALIBRATION, 1), SPEC)[0]))
-    np.savez(source / bundles.CALIBRATION, **scores(held_out))
+    detectors = _detectors(weights)
+    held_out = prepare(random_images(CALIBRATION, 1), SPEC)[0]
+    scores = detectors.scores(summarise(_logits(weights, held_out)), grey(held_out, SPEC))
+    np.savez(source / bundles.CALIBRATION, **detectors.arrays(), **scores)
     golden = random_images(5, 2)
     answers = _logits(weights, prepare(golden, SPEC)[0]) + np.float32(golden_shift)
     np.savez(source / bundles.GOLDEN, images=golden, logits=answers)
@@ -137,7 +154,9 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
         sampler={"name": "none"},
         data=(DataSource(name="noise", part="all", role="train", size=100, sha256="0" * 64),),
         verdict=Verdict(checks={"r_hat": Check(value=1.0 if passed else 3.0, high=1.1)}),
-        calibration=CalibrationSpec(size=CALIBRATION, seed=1, score=next(iter(DETECTORS))),
+        calibration=CalibrationSpec(
+            size=CALIBRATION, seed=1, score="predictive_entropy", fused=FUSED
+        ),
         policies={
             "default": Policy(alpha=0.05, min_probability=0.6),
             "strict": Policy(alpha=0.5, min_probability=0.99),

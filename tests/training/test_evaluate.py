@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.detectors import DETECTORS
+from models.detectors import ENSEMBLE
 from models.policy import Policy
 from training.calibrate import calibrate, stored
 from training.evaluate import ALPHAS, Answers, evaluate, flag_rates, gate, quality, separation
@@ -49,9 +49,9 @@ def test_flag_rate_is_alpha_on_exchangeable_images() -> None:
     """Given the calibration set the rate is Beta; over both draws its standard error is known."""
     print("seeds 1, 2")
     size = 20_000
-    tests = calibrate(draw(1, size, 2.0)[0])
+    tests = calibrate(Answers.of(draw(1, size, 2.0)[0]).scores)
     rates = flag_rates(tests, Answers.of(draw(2, size, 2.0)[0]))
-    assert list(rates) == list(DETECTORS)
+    assert list(rates) == list(ENSEMBLE)
     for by_alpha in rates.values():
         for alpha in ALPHAS:
             error = math.sqrt(2 * alpha * (1 - alpha) / size)
@@ -85,7 +85,7 @@ def test_gate_counts_errors_among_the_accepted_alone() -> None:
 
 def test_gate_refuses_what_is_not_a_number() -> None:
     logits, labels = draw(1, 50, 9.0)
-    test = calibrate(logits)["mutual_information"]
+    test = calibrate(Answers.of(logits).scores)["mutual_information"]
     logits[:, 0, 0] = np.nan
     answers = Answers.of(logits)
     p_values = test.p_values(answers.scores["mutual_information"])
@@ -93,24 +93,31 @@ def test_gate_refuses_what_is_not_a_number() -> None:
 
 
 def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
-    calibration = draw(1, 300, 4.0)[0]
-    test, foreign, shifted = draw(2, 200, 4.0), draw(3, 100, 0.0)[0], draw(4, 100, 2.0)
+    calibration, test, foreign, shifted = (
+        (Answers.of(logits), labels)
+        for logits, labels in (
+            draw(1, 300, 4.0),
+            draw(2, 200, 4.0),
+            draw(3, 100, 0.0),
+            draw(4, 100, 2.0),
+        )
+    )
     policies = {"default": POLICY, "strict": Policy(alpha=0.05, min_probability=0.99)}
     results: dict[str, Any] = evaluate(
-        calibrate(calibration),
+        calibrate(calibration[0].scores),
         "mutual_information",
         policies,
         test,
-        {"foreign": foreign},
+        {"foreign": foreign[0]},
         {"shifted": shifted},
     )
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert list(results) == ["test", "ood", "shift"]
-    assert results["test"]["accuracy"] == quality(Answers.of(test[0]), test[1])["accuracy"]
-    assert set(results["ood"]["foreign"]["separation"]) == set(DETECTORS)
+    assert results["test"]["accuracy"] == quality(*test)["accuracy"]
+    assert set(results["ood"]["foreign"]["separation"]) == set(ENSEMBLE)
     for part in (results["test"], results["ood"]["foreign"], results["shift"]["shifted"]):
         assert set(part["policies"]) == set(policies)
-        assert set(part["flag_rate"]) == set(DETECTORS)
+        assert set(part["flag_rate"]) == set(ENSEMBLE)
         assert part["policies"]["strict"]["accepted"] <= part["policies"]["default"]["accepted"]
     assert results["ood"]["foreign"]["policies"]["default"]["error_among_accepted"] is None
 
@@ -118,8 +125,9 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
 def test_calibration_is_what_serving_computes() -> None:
     """Stored scores of the calibration images, each with the p-value of its rank."""
     logits, _ = draw(1, 60, 2.0)
-    for name, values in stored(calibrate(logits)).items():
-        test = calibrate(logits)[name]
+    tests = calibrate(Answers.of(logits).scores)
+    for name, values in stored(tests).items():
+        test = tests[name]
         ranks = (np.arange(60, 0, -1) + 1) / 61
         assert np.all(np.diff(values) >= 0)
         assert test.p_values(values) == pytest.approx(ranks)

@@ -59,7 +59,9 @@ def manifest(temperatures: dict[str, float]) -> Manifest:
             for part in ("train", "test")
         ),
         verdict=Verdict(checks={"ess.nll": Check(value=60, low=50), **checks}),
-        calibration=CalibrationSpec(size=20, seed=1, score="mutual_information"),
+        calibration=CalibrationSpec(
+            size=20, seed=1, score="mutual_information", fused=("mutual_information", "shape")
+        ),
         policies={"default": Policy(alpha=0.01, min_probability=0.9)},
         results={"test": {**test, "flag_rate": rates, "policies": gates}, "ood": {}, "shift": {}},
         libraries={},

@@ -123,7 +123,10 @@ def test_a_large_problem_is_pooled_narrowed_and_stretched(digits: Problem) -> No
     assert np.bincount(small.train.labels).tolist() == [100] * 10
     assert small.posterior.num_data == 1000
     first = small.network.layers[0]
-    assert small.posterior.prior.std[0].item() == pytest.approx(first.fan_in**-0.5)
+    gains = small.recipe.prior.weight_gain
+    assert isinstance(gains, dict)
+    std = (gains["conv1"] / first.fan_in) ** 0.5
+    assert small.posterior.prior.std[0].item() == pytest.approx(std)
     before, after = recipe.sampler, small.recipe.sampler
     assert after.batch_size == 125
     for name in ("warm_start_epochs", "burn_in_epochs", "sampling_epochs"):

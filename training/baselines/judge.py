@@ -13,7 +13,7 @@ from training import chains
 from training.baselines.catalogue import fit, label
 from training.calibrate import calibrate
 from training.data import Dataset
-from training.evaluate import evaluate
+from training.evaluate import Answers, evaluate
 from training.problem import Problem
 from training.run import Run
 
@@ -64,13 +64,16 @@ def _judge(
     shift = {name: (logits(foreign), foreign.labels) for name, foreign in shifted.items()}
 
     def judge(chosen: slice) -> dict[str, Any]:
+        def answers(values: Logits) -> Answers:
+            return Answers.of(values[:, chosen])
+
         return evaluate(
-            calibrate(calibration[:, chosen]),
+            calibrate(answers(calibration).scores),
             "predictive_entropy",
             recipe.policies,
-            (test[:, chosen], run.problem.test.labels),
-            {name: values[:, chosen] for name, values in ood.items()},
-            {name: (values[:, chosen], labels) for name, (values, labels) in shift.items()},
+            (answers(test), run.problem.test.labels),
+            {name: answers(values) for name, values in ood.items()},
+            {name: (answers(values), labels) for name, (values, labels) in shift.items()},
         )
 
     return over_members(len(positions), ensemble.together, judge)

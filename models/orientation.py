@@ -1,0 +1,38 @@
+"""Where an image has edges, and in which direction: histograms of oriented gradients.
+
+After Dalal & Triggs (CVPR 2005), with four directions and without blocks: the magnitudes of the
+gradient's components along 0°, 45°, 90° and 135° are summed over square cells, and the square root
+of each sum is kept, so that bold strokes do not drown faint ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.shape import Pixels
+
+CELLS = 7
+
+
+def oriented_gradients(pixels: Pixels) -> NDArray[np.float32]:
+    """Square roots of 4 sums in each of 7 × 7 cells, [B, 196], of grey images [B, H, W]."""
+    height, width = pixels.shape[1:]
+    down, across = np.zeros_like(pixels), np.zeros_like(pixels)
+    down[:, 1:-1] = pixels[:, 2:] - pixels[:, :-2]
+    across[:, :, 1:-1] = pixels[:, :, 2:] - pixels[:, :, :-2]
+    half = np.float32(np.sqrt(0.5))
+    components = np.stack([across, down, (across + down) * half, (across - down) * half], axis=1)
+    np.abs(components, out=components)
+    sums: NDArray[np.float32] = _cells(height).T @ components @ _cells(width)
+    np.sqrt(sums, out=sums)
+    return sums.reshape(len(pixels), -1)
+
+
+def _cells(size: int) -> NDArray[np.float32]:
+    """Share of each of `size` pixels in each of the cells, [size, 7]."""
+    edges = np.arange(CELLS + 1) * size / CELLS
+    first, last = np.arange(size)[:, None], np.arange(1, size + 1)[:, None]
+    overlap = np.minimum(last, edges[1:]) - np.maximum(first, edges[:-1])
+    share: NDArray[np.float32] = np.maximum(overlap, 0).astype(np.float32)
+    return share
