@@ -1,51 +1,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks.posterior import METHODS, compare, shortened
 from benchmarks.posterior_figures import equivalents
 from benchmarks.posterior_tables import Column, tables
-from training import pool
 from training.baselines.ensemble import budget
-from training.chains import Progress, advance
-from training.checkpoint import path_of
-from training.problem import formulate
-from training.recipe import Recipe, RecipeError, change, load
+from training.recipe import RecipeError, change, load
 from training.run import Run
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Everything in this process: starting others takes seconds. Gives what was judged."""
-    judged: list[str] = []
-
-    def run_chains(
-        recipe: Recipe,
-        data_dir: Path | None,
-        run: Path,
-        workers: int,
-        report: Callable[[Progress], None],
-    ) -> None:
-        problem = formulate(recipe, data_dir)
-        for chain in range(recipe.sampler.chains):
-            advance(problem, chain, path_of(run, chain), report, lambda: False)
-
-    def run_tasks(tasks: Sequence[pool.Task], workers: int, say: Callable[[str], None]) -> None:
-        for task in tasks:
-            task(judged.append, lambda: False)
-
-    monkeypatch.setattr(pool, "run_all", run_chains)
-    monkeypatch.setattr(pool, "run_tasks", run_tasks)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield judged
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("chains", "epochs"), [(4, 160), (8, 160), (2, 8), (3, 100)])
