@@ -106,7 +106,8 @@ class Detectors:
         )
         if shape.whitening.shape != (*shape.mean.shape, shape.mean.shape[-1]):
             raise ValueError("shape.whitening does not fit shape.mean")
-        if strokes.basis.ndim != 3 or strokes.basis[:, 0].shape != strokes.mean.shape:
+        basis = strokes.basis.shape
+        if len(basis) != 3 or 0 in basis or (basis[0], basis[2]) != strokes.mean.shape:
             raise ValueError("strokes.basis does not fit strokes.mean")
         surprises = {}
         for name in fused:

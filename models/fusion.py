@@ -30,7 +30,8 @@ class Surprise:
     """−ln p of a score, by linear interpolation between scores whose share p is known.
 
     Above the largest score of the training images it goes on in a straight line, with the mean
-    slope of their rarest tenth (an exponential tail): what lies further out is rarer.
+    slope over which p fell to its last tenth (an exponential tail): what lies further out is
+    rarer. Above scores that are all equal the line is all but upright.
 
     Attributes:
         scores: in ascending order, [m].
@@ -46,16 +47,21 @@ class Surprise:
         ascending = np.sort(np.asarray(scores, dtype=np.float64))
         size = len(ascending)
         shares = np.geomspace(1, 1 / size, min(POINTS, size))
-        ranks = np.unique(np.rint(size - shares * size).astype(np.int64))
+        wanted = np.rint(size - shares * size).astype(np.int64)
+        _, first = np.unique(ascending, return_index=True)  # ties share the rank of their first
+        below = first[np.searchsorted(first, wanted, side="right") - 1]
+        above = first[np.minimum(np.searchsorted(first, wanted), len(first) - 1)]
+        ranks = np.unique([below, above])
         return cls(ascending[ranks], -np.log((size - ranks) / size))
 
     def __call__(self, scores: NDArray[np.floating]) -> Array:
         """Surprises [B] of scores [B], nats; of a score that is not a number, infinite."""
         values = np.asarray(scores, dtype=np.float64)
         inside = np.interp(values, self.scores, self.values)
-        start = np.searchsorted(self.values, self.values[-1] - np.log(10))
-        rise = max(self.scores[-1] - self.scores[min(start, len(self.scores) - 2)], 1e-12)
-        slope = (self.values[-1] - self.values[min(start, len(self.scores) - 2)]) / rise
+        tenth = np.searchsorted(self.values, self.values[-1] - np.log(10))
+        start = min(tenth, len(self.scores) - 2)
+        run = max(self.scores[-1] - self.scores[start], 1e-12)
+        slope = (self.values[-1] - self.values[start] or 1.0) / run
         beyond = np.maximum(values - self.scores[-1], 0) * slope
         return np.where(np.isnan(values), np.inf, inside + beyond)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from models.certificate import Certificate
 from models.policy import Policy
 from models.preprocessing import InputSpec
 
@@ -132,6 +134,45 @@ class CalibrationSpec(_Record):
     fused: tuple[str, ...]
 
 
+class CertificateSpec(_Record):
+    """A `models.certificate.Certificate` of one policy: what was proved on calibration images."""
+
+    target_risk: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    calibration_size: int = Field(gt=0)
+    alpha: float
+    threshold: float
+    accepted: int = Field(gt=0)
+    errors: int = Field(ge=0)
+    risk_bound: float = Field(gt=0)
+    coverage_bound: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> Self:
+        if not self.errors <= self.accepted <= self.calibration_size:
+            raise ValueError("errors exceed accepted, or accepted exceeds calibration_size")
+        if not self.errors / self.accepted <= self.risk_bound <= self.target_risk:
+            raise ValueError("risk_bound must lie between errors / accepted and target_risk")
+        if self.coverage_bound > self.coverage:
+            raise ValueError("coverage_bound exceeds accepted / calibration_size")
+        return self
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> Self:
+        """The record of a certificate."""
+        return cls(**asdict(certificate))
+
+    @property
+    def policy(self) -> Policy:
+        """The levels that it holds for, and no others."""
+        return Policy(alpha=self.alpha, min_probability=self.threshold)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the calibration images that the gate accepts."""
+        return self.accepted / self.calibration_size
+
+
 class Manifest(_Record):
     """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
 
@@ -148,6 +189,7 @@ class Manifest(_Record):
     verdict: Verdict
     calibration: CalibrationSpec
     policies: dict[Name, Policy] = Field(min_length=1)
+    certificates: dict[Name, CertificateSpec] = Field(default_factory=dict)
     results: dict[str, Any]
     libraries: dict[str, str]
     files: dict[str, Digest]
@@ -156,6 +198,15 @@ class Manifest(_Record):
     def _has_default_policy(self) -> Self:
         if "default" not in self.policies:
             raise ValueError('policies must contain "default"')
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_fit(self) -> Self:
+        for name, certificate in self.certificates.items():
+            if self.policies.get(name) != certificate.policy:
+                raise ValueError(f"certificate {name!r} is of no policy of that name and levels")
+            if certificate.calibration_size != self.calibration.size:
+                raise ValueError(f"certificate {name!r} is of another number of calibration images")
         return self
 
     @property

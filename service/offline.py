@@ -12,7 +12,7 @@ from service.errors import GateError, InvalidError
 from service.evidence import Evidence
 from service.intake import Prepared, Sent, prepare_images
 from service.repository import Model
-from service.results import Json, choose_options, model_info, results
+from service.results import Json, certificate, choose_options, model_info, results
 from service.settings import Settings
 
 REQUEST_ID = "offline"
@@ -42,5 +42,5 @@ def answer_files(model: Model, settings: Settings, files: Sequence[Path]) -> Jso
         "results": results(model, images, evidence, options, REQUEST_ID),
         "model": model_info(model),
         "policy": options.policy_name,
-        "certificate": None,
+        "certificate": certificate(model, options),
     }

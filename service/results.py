@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from models.manifest import CertificateSpec
 from models.policy import Policy, decision, reasons_to_abstain
 from service.errors import GateError, InferenceError, InvalidError
 from service.evidence import Evidence
@@ -16,6 +17,7 @@ from service.intake import Prepared
 from service.repository import Model
 
 PROBLEM_TYPE = "urn:problem-type:langevin-gate:"
+ASSUMPTION = "Images are drawn independently from the same source as the calibration images."
 ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
 Json = dict[str, Any]
@@ -98,6 +100,7 @@ def model_info(model: Model) -> Json:
 def model_details(model: Model, default_policy: str) -> Json:
     """All that a client may want to know of a model."""
     manifest = model.manifest
+    certificates = {name: _promise(each) for name, each in manifest.certificates.items()}
     return model_info(model) | {
         "labels": list(manifest.labels),
         "input": manifest.input.model_dump(mode="json"),
@@ -109,9 +112,31 @@ def model_details(model: Model, default_policy: str) -> Json:
         "default_policy": default_policy,
         "detector": manifest.calibration.score,
         "calibration_size": manifest.calibration.size,
-        "certificate": None,
+        "certificate": certificates.get(default_policy),
+        "certificates": certificates,
         "runtime": model.runtime.name,
         "device": model.runtime.device,
+    }
+
+
+def certificate(model: Model, options: Options) -> Json | None:
+    """What was proved of the levels in use; None if nothing was, or the request changed them."""
+    proved = model.manifest.certificates.get(options.policy_name)
+    return _promise(proved) if proved and proved.policy == options.policy else None
+
+
+def _promise(proved: CertificateSpec) -> Json:
+    return {
+        "selective_risk": proved.target_risk,
+        "confidence": proved.confidence,
+        "coverage": proved.coverage,
+        "calibration_size": proved.calibration_size,
+        "status": "valid",
+        "risk_bound": proved.risk_bound,
+        "coverage_bound": proved.coverage_bound,
+        "alpha": proved.alpha,
+        "min_probability": proved.threshold,
+        "assumption": ASSUMPTION,
     }
 
 

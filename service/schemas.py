@@ -148,13 +148,34 @@ class Timing(_Answer):
     total: float
 
 
+class CertificateInfo(_Answer):
+    """What was proved, on calibration images, of all images that a policy accepts."""
+
+    selective_risk: Probability = Field(
+        description="At most this share of the accepted images gets a wrong label, and"
+    )
+    confidence: Probability = Field(
+        description="this is the probability that risk_bound and coverage_bound both hold."
+    )
+    coverage: Probability = Field(description="Share of the calibration images accepted.")
+    calibration_size: int
+    status: Literal["valid"]
+    risk_bound: Probability = Field(description="What was proved, at most selective_risk.")
+    coverage_bound: Probability = Field(description="At least this share is accepted.")
+    alpha: Probability = Field(description="False-alarm rate of the flag it holds for.")
+    min_probability: Probability = Field(description="Least probability it holds for.")
+    assumption: str = Field(description="Which images it holds for.")
+
+
 class PredictResponse(_Answer):
     """One result an image, in the order in which they were sent."""
 
     results: list[Result]
     model: ModelInfo
     policy: str
-    certificate: None = Field(description="What was proved on calibration data; none so far.")
+    certificate: CertificateInfo | None = Field(
+        description="Of the policy in use; null if it has none, or if alpha was changed."
+    )
     request_id: str
     timing_ms: Timing
 
@@ -194,7 +215,8 @@ class ModelDetails(ModelInfo):
     default_policy: str
     detector: str
     calibration_size: int
-    certificate: None
+    certificate: CertificateInfo | None = Field(description="Of the default policy.")
+    certificates: dict[str, CertificateInfo] = Field(description="By policy.")
     runtime: str
     device: str
 

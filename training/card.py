@@ -88,7 +88,9 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
                 for name, policy in manifest.policies.items()
             ),
             "",
-            "Figures: `report/`. Every number here is also in `report/report.json`.",
+            *_certificate_lines(manifest),
+            "Figures: `report/`. Every number here is also in `report/report.json` or in "
+            "`manifest.json`.",
             "",
         ]
     )
@@ -236,6 +238,29 @@ def _shift_lines(manifest: Manifest) -> list[str]:
             f"| {_percent(results['policies']['default']['accepted'])} "
             f"| {_percent(results['policies']['default']['error_among_accepted'])} |"
             for name, results in manifest.results["shift"].items()
+        ),
+        "",
+    ]
+
+
+def _certificate_lines(manifest: Manifest) -> list[str]:
+    if not manifest.certificates:
+        return []
+    return [
+        "## Certificates",
+        "",
+        "Proved for new images drawn as the calibration images were: of those that the policy "
+        "accepts at most this share is wrong, and of all at least this share is accepted. Nothing "
+        "is promised of shifted or unfamiliar images, or of a single class.",
+        "",
+        "| policy | error among accepted | accepted | confidence | calibration images "
+        "| accepted of them | wrong |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {name} | at most {_percent(each.target_risk)} | at least "
+            f"{_percent(each.coverage_bound)} | {PERCENT * each.confidence:g} % "
+            f"| {each.calibration_size:,} | {each.accepted:,} | {each.errors} |"
+            for name, each in manifest.certificates.items()
         ),
         "",
     ]

@@ -21,6 +21,7 @@ from models.networks import NetworkError
 from training import chains, data
 from training import recipe as recipes
 from training.baselines import MethodError, run_baselines
+from training.certify import CertifyError, proof_table, prove_again
 from training.checkpoint import ChainError, path_of
 from training.export import ExportError
 from training.posterior import PriorError
@@ -52,6 +53,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Chains run side by sid
 
 FAILURES = (
     BundleError,
+    CertifyError,
     ComparisonError,
     ExportError,
     MethodError,
@@ -126,7 +128,7 @@ def export(run: RunPath, data_dir: DataDir = None) -> None:
 
 @app.command()
 def calibrate(run: RunPath, data_dir: DataDir = None) -> None:
-    """Score the held-out calibration images."""
+    """Score the held-out calibration images, and prove on them what the recipe asks for."""
     _calibrate(_open(run, data_dir))
 
 
@@ -201,6 +203,22 @@ def compare_with_hmc(
         f"agreement {100 * result['agreement']:.2f} %, "
         f"total variation {result['total_variation']:.4f}"
     )
+
+
+@app.command()
+def certify(
+    bundle: Annotated[Path, typer.Argument(help="Bundle.")],
+    data_dir: DataDir = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="The recipe's data, if they are a folder of images.")
+    ] = None,
+) -> None:
+    """Prove a bundle's certificates again from its data; exit code 3 if one does not hold."""
+    threads = os.cpu_count() or 1
+    proofs = prove_again(load(bundle), data.data_directory(data_dir), folder, threads)
+    console.print(proof_table(proofs))
+    if not all(proof.holds for proof in proofs.values()):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -290,6 +308,12 @@ def _export(run: Run) -> None:
 def _calibrate(run: Run) -> None:
     run.calibrate()
     console.print(f"calibrated on {run.recipe.data.calibration:,} random held-out images")
+    for name, certificate in run.certificates.items():
+        _say(
+            f"{name}: certified, at most {100 * certificate.target_risk:g} % errors with "
+            f"confidence {certificate.confidence:g}, from probability {certificate.threshold:g} "
+            f"on; accepts {100 * certificate.coverage:.2f} %"
+        )
 
 
 def _evaluate(run: Run) -> None:

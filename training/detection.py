@@ -59,7 +59,7 @@ def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detec
     order, classes = np.random.default_rng(seed).permutation(len(train)), len(train.classes)
     pixels = grey(prepare(train.images, spec)[0], spec)
     shape = ClassGaussians.fit(shape_statistics(pixels), train.labels, classes)
-    rank = min(RANK, len(train) // classes // 2)
+    rank = min(RANK, max(1, len(train) // classes // 2))
     strokes = ClassSubspaces.fit(oriented_gradients(pixels), train.labels, classes, rank)
 
     def score(images: Images) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -269,6 +270,30 @@ class Sampler(_Table):
                 return cyclical(initial, epochs * steps_per_epoch)
 
 
+class CertifiedPolicy(_Table):
+    """Levels of which calibration finds `min_probability`, the least for which r* is proved.
+
+    P(wrong | accepted) ≤ r* = `target_risk`, with probability ≥ `confidence`
+    (`models.certificate`).
+    """
+
+    alpha: float = Field(gt=0, lt=1)
+    target_risk: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+
+
+def _levels(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    certified = not content.keys().isdisjoint(("target_risk", "confidence"))
+    if certified == ("min_probability" in content):
+        raise ValueError("give either min_probability, or target_risk and confidence")
+    return (CertifiedPolicy if certified else Policy).model_validate(content)
+
+
+Levels = Annotated[Policy | CertifiedPolicy, BeforeValidator(_levels)]
+
+
 class Recipe(_Table):
     """Everything that decides a run's result, besides the data itself."""
 
@@ -293,7 +318,7 @@ class Recipe(_Table):
         "strokes",
         "fused",
     ]
-    policies: dict[Name, Policy]
+    policies: dict[Name, Levels]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,6 +7,7 @@ members.json           which samples are served                    diagnose
 bundle/                graph, weights                              export
 bundle/calibration.npz detectors, their scores of held-out images  calibrate
 detection.json         which detectors are fused, and why          calibrate
+certificates.json      what is proved, and at which probability    calibrate
 evaluation.json        figures on the test and unfamiliar sets     evaluate
 bundles/NAME/VERSION/  the published bundle                        publish
 """
@@ -33,6 +34,7 @@ from models.conformal import ConformalTest
 from models.detectors import DETECTORS, Detectors
 from models.manifest import (
     CalibrationSpec,
+    CertificateSpec,
     DataSource,
     Manifest,
     Members,
@@ -40,9 +42,11 @@ from models.manifest import (
     PosteriorSpec,
     Verdict,
 )
+from models.policy import Policy
 from models.preprocessing import grey, prepare
 from training import chains, data, detection, export, pool, report
 from training.calibrate import calibrate, stored
+from training.certify import certify_policies
 from training.data import Dataset
 from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
@@ -216,15 +220,43 @@ class Run:
         )
 
     def calibrate(self) -> dict[str, ConformalTest]:
-        """Write `detection.json` from training and `calibration.npz` from calibration images."""
+        """Fit on training images, and calibrate and certify on calibration images.
+
+        Writes `detection.json`, `calibration.npz` and `certificates.json`.
+
+        Raises:
+            CertifyError: the calibration images do not prove what a certified policy asks for.
+        """
         problem = self.problem
         found = detection.fit(problem.train, problem.input, self._logits, self.recipe.seed)
-        tests = calibrate(self._answers(problem.calibration, found.detectors).scores)
+        answers = self._answers(problem.calibration, found.detectors)
+        tests = calibrate(answers.scores)
+        certificates = certify_policies(
+            self.recipe.policies, answers, problem.calibration.labels, self.recipe.score
+        )
         arrays = {**found.detectors.arrays(), **stored(tests)}
         np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
         fused = list(found.detectors.surprises)
         self.write("detection.json", {"fused": fused, "misses": found.misses})
+        self.write(
+            "certificates.json",
+            {name: certificate.model_dump() for name, certificate in certificates.items()},
+        )
         return tests
+
+    @property
+    def certificates(self) -> dict[str, CertificateSpec]:
+        """What calibration proved, by policy."""
+        content = self._read("calibrate", "certificates.json")
+        return {name: CertificateSpec.model_validate(each) for name, each in content.items()}
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The recipe's policies, those that are certified with the probability that was found."""
+        return {
+            name: levels if isinstance(levels, Policy) else self.certificates[name].policy
+            for name, levels in self.recipe.policies.items()
+        }
 
     def evaluate(self) -> dict[str, Any]:
         """Write `evaluation.json`, figures on the test and foreign sets, and `scores.npz`."""
@@ -238,7 +270,7 @@ class Run:
         results = evaluate(
             self._tests(),
             self.recipe.score,
-            self.recipe.policies,
+            self.policies,
             (test, self.problem.test.labels),
             ood,
             shift,
@@ -284,7 +316,8 @@ class Run:
                 score=recipe.score,
                 fused=self._fused,
             ),
-            policies=recipe.policies,
+            policies=self.policies,
+            certificates=self.certificates,
             results=results,
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             files={},

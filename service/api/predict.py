@@ -25,7 +25,7 @@ from service.errors import (
 from service.evidence import Evidence, Floats
 from service.gate import Gate
 from service.intake import Prepared, Sent, prepare_images
-from service.results import choose_options, encode, model_info, results
+from service.results import certificate, choose_options, encode, model_info, results
 from service.scheduler import Outcome
 from service.schemas import PredictResponse
 
@@ -123,7 +123,7 @@ async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upl
         "results": answers,
         "model": model_info(model),
         "policy": options.policy_name,
-        "certificate": None,
+        "certificate": certificate(model, options),
         "request_id": request_id,
         "timing_ms": {
             "decode": round(1000 * (decoded - read), 3),

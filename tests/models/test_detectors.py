@@ -76,6 +76,7 @@ def test_detectors_are_stored_and_read(detectors: Detectors) -> None:
         ("shape.whitening", np.zeros((3, 20, 19)), "shape.whitening does not fit"),
         ("strokes.basis", np.zeros((3, 2, 195)), "strokes.basis does not fit"),
         ("strokes.basis", np.zeros((3, 196)), "strokes.basis does not fit"),
+        ("strokes.basis", np.zeros((3, 0, 196)), "strokes.basis does not fit"),
         ("surprise.shape", np.zeros((3, 4)), "surprise.shape must be two rising rows"),
         ("surprise.shape", np.array([[1.0, 0.0], [0.0, 1.0]]), "surprise.shape must be two"),
     ],

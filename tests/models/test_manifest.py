@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from models.manifest import Check, Manifest, Members, Verdict
+from models.certificate import Certificate
+from models.manifest import CertificateSpec, Check, Manifest, Members, Verdict
+from models.policy import Policy
 
 
 def test_survives_json(manifest: Manifest) -> None:
@@ -39,6 +41,7 @@ def test_largest_entropy(manifest: Manifest) -> None:
         {"files": {"a": "A" * 64}},
         {"posterior": {"num_data": 0, "temperature": 1, "prior_std": {}}},
         {"posterior": {"num_data": 1, "temperature": math.nan, "prior_std": {}}},
+        {"certificates": {"default": {}}},
         {"calibration": {"size": 0, "seed": 1, "score": "x"}},
     ],
     ids=str,
@@ -92,3 +95,54 @@ def test_members_need_a_chain_and_a_sample_each(
 ) -> None:
     with pytest.raises(ValidationError, match="one chain and one sample each"):
         Members(count=count, group=1, chains=chains, samples=samples)
+
+
+PROVED = {
+    "target_risk": 0.5,
+    "confidence": 0.6,
+    "calibration_size": 5,
+    "alpha": 0.01,
+    "threshold": 0.9,
+    "accepted": 4,
+    "errors": 1,
+    "risk_bound": 0.4,
+    "coverage_bound": 0.2,
+}
+
+
+def test_certificate_is_kept_as_it_was_proved(manifest: Manifest) -> None:
+    record = CertificateSpec.of(Certificate(**PROVED))
+    assert record.model_dump() == PROVED
+    assert record.coverage == 0.8
+    assert record.policy == Policy(alpha=0.01, min_probability=0.9)
+    assert manifest.certificates == {}
+    certified = Manifest.model_validate(
+        {**manifest.model_dump(), "certificates": {"default": PROVED}}
+    )
+    assert certified.certificates == {"default": record}
+    assert Manifest.model_validate_json(certified.model_dump_json()) == certified
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("other", {}, "of no policy of that name and levels"),
+        ("default", {"alpha": 0.02}, "of no policy of that name and levels"),
+        ("default", {"threshold": 0.8}, "of no policy of that name and levels"),
+        ("default", {"calibration_size": 6}, "another number of calibration images"),
+        ("default", {"errors": 5}, "errors exceed accepted"),
+        ("default", {"accepted": 6}, "accepted exceeds calibration_size"),
+        ("default", {"risk_bound": 0.2}, "risk_bound must lie between"),
+        ("default", {"risk_bound": 0.6}, "risk_bound must lie between"),
+        ("default", {"coverage_bound": 0.9}, "coverage_bound exceeds"),
+        ("default", {"target_risk": 1.0}, "less than 1"),
+        ("default", {"confidence": 1.0}, "less than 1"),
+        ("default", {"coverage_bound": math.nan}, "finite number"),
+    ],
+)
+def test_certificate_that_does_not_fit(
+    manifest: Manifest, name: str, changes: dict[str, Any], reason: str
+) -> None:
+    content = {**manifest.model_dump(), "certificates": {name: {**PROVED, **changes}}}
+    with pytest.raises(ValidationError, match=reason):
+        Manifest.model_validate(content)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.preprocessing import InputSpec, prepare
+from models.preprocessing import InputSpec, grey, prepare
 
 Pixels = NDArray[np.uint8]
 
@@ -181,6 +181,34 @@ def test_luma_equals_that_of_pillow() -> None:
     image = random_images(1, 8, 8, 3)
     expected = np.asarray(Image.fromarray(image[0]).convert("L"), dtype=float)
     assert prepared(image, spec())[0, ..., 0] == pytest.approx(expected, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "weights"), [(1, (1.0,)), (3, (0.299, 0.587, 0.114))], ids=str
+)
+def test_grey_values_undo_the_standardisation(channels: int, weights: tuple[float, ...]) -> None:
+    images = random_images(5, 6, 9, channels)
+    target = spec(channels, 6, 9, mean=(0.13, 0.5, 0.7)[:channels], std=(0.31, 2, 0.2)[:channels])
+    values = grey(prepare(images, target)[0], target)
+    assert values.dtype == np.float32
+    assert values == pytest.approx(images / 255.0 @ np.array(weights), abs=1e-6)
+
+
+def test_grey_values_by_hand() -> None:
+    """Of prepared channels 1, −1 and 2: 0.299 · 0.7 + 0.587 · 0.2 + 0.114 · 1.1 = 0.4521."""
+    target = spec(3, 1, 2, mean=(0.5, 0.3, 0.1), std=(0.2, 0.1, 0.5))
+    standardised = np.array([[1, 0], [-1, 0], [2, 0]], np.float32).reshape(1, 3, 1, 2)
+    assert grey(standardised, target)[0, 0] == pytest.approx([0.4521, 0.337], abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_values_of_an_image_alone_and_in_a_batch_to_the_bit(channels: int) -> None:
+    target = spec(channels, 28, 28, mean=(0.13, 0.5, 0.7)[:channels])
+    images, _ = prepare(random_images(17, 28, 28, channels), target)
+    together = grey(images, target)
+    assert np.array_equal(grey(images[::-1], target), together[::-1])
+    for index in range(17):
+        assert np.array_equal(grey(images[index : index + 1], target)[0], together[index])
 
 
 def test_grey_is_repeated_for_a_network_of_colours() -> None:

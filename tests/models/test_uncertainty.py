@@ -14,6 +14,15 @@ from models.uncertainty import entropy, softmax, summarise
 
 Logits = NDArray[np.float64]
 
+FIELDS = (
+    "probabilities",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "max_logit",
+    "energy",
+)
+
 member_logits = arrays(
     np.float64,
     array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=6).filter(lambda s: s[2] > 1),
@@ -37,6 +46,15 @@ def test_entropies_and_probabilities_equal_those_of_scipy(logits: Logits) -> Non
     )
     assert prediction.expected_entropy == pytest.approx(expected, abs=1e-12)
     assert prediction.members == logits.shape[1]
+
+
+@given(logits=member_logits)
+def test_largest_logit_and_energy_equal_those_of_scipy(logits: Logits) -> None:
+    prediction = summarise(logits)
+    energy = -special.logsumexp(logits, axis=2).mean(axis=1)
+    assert prediction.energy == pytest.approx(energy, rel=1e-12, abs=1e-11)
+    assert prediction.max_logit == pytest.approx(logits.mean(axis=1).max(axis=1), abs=1e-11)
+    assert np.all(-prediction.energy >= prediction.max_logit - 1e-11)
 
 
 @given(logits=member_logits)
@@ -67,17 +85,24 @@ def test_order_of_images_members_and_classes(logits: Logits, seed: int) -> None:
         np.random.default_rng(seed).permutation(size) for size in logits.shape
     )
     moved = summarise(logits[images])
-    for name in ("probabilities", "predictive_entropy", "expected_entropy", "mutual_information"):
+    for name in FIELDS:
         assert np.array_equal(getattr(moved, name), getattr(before, name)[images])
     reordered = summarise(logits[:, members][:, :, classes])
     assert reordered.probabilities == pytest.approx(before.probabilities[:, classes], abs=1e-14)
     assert reordered.mutual_information == pytest.approx(before.mutual_information, abs=1e-13)
+    assert reordered.max_logit == pytest.approx(before.max_logit, abs=1e-11)
+    assert reordered.energy == pytest.approx(before.energy, abs=1e-11)
 
 
 @given(logits=member_logits, shift=st.floats(-20, 20))
-def test_a_constant_added_to_the_logits_changes_nothing(logits: Logits, shift: float) -> None:
-    expected = summarise(logits).probabilities
-    assert summarise(logits + shift).probabilities == pytest.approx(expected, abs=1e-11)
+def test_a_constant_added_to_the_logits_changes_no_probability(
+    logits: Logits, shift: float
+) -> None:
+    """It raises the largest logit and lowers the energy: they know what the softmax forgets."""
+    before, after = summarise(logits), summarise(logits + shift)
+    assert after.probabilities == pytest.approx(before.probabilities, abs=1e-11)
+    assert after.max_logit == pytest.approx(before.max_logit + shift, abs=1e-11)
+    assert after.energy == pytest.approx(before.energy - shift, abs=1e-11)
 
 
 def test_probabilities_are_averaged_and_not_logits() -> None:
@@ -85,6 +110,15 @@ def test_probabilities_are_averaged_and_not_logits() -> None:
     logits = of([[[0.9, 0.1], [0.9, 0.1], [1e-9, 1 - 1e-9]]])
     assert summarise(logits).probabilities == pytest.approx(np.array([[0.6, 0.4]]), abs=1e-6)
     assert special.softmax(logits.mean(axis=1)).argmax() == 1
+
+
+def test_largest_logit_is_of_the_mean_and_energy_the_mean_of_the_members() -> None:
+    logits = np.log([[[1.0, 2.0, 5.0], [4.0, 2.0, 2.0]]])
+    prediction = summarise(logits)
+    assert prediction.max_logit == pytest.approx([math.log(5 * 2) / 2])
+    assert prediction.energy == pytest.approx([-math.log(8)])
+    sure = summarise(np.log([[[1.0, 1.0], [9.0, 91.0]]]))
+    assert sure.energy == pytest.approx([-(math.log(2) + math.log(100)) / 2])
 
 
 def test_members_that_agree_and_members_that_contradict_each_other() -> None:
@@ -106,7 +140,7 @@ def test_one_member_has_no_mutual_information() -> None:
 @pytest.mark.parametrize("logits", [[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [1e4, 1e4, -1e4]])
 def test_extreme_logits(logits: list[float], dtype: type[np.floating]) -> None:
     prediction = summarise(np.array([[logits, logits[::-1]]], dtype=dtype))
-    for name in ("probabilities", "predictive_entropy", "expected_entropy", "mutual_information"):
+    for name in FIELDS:
         values = getattr(prediction, name)
         assert values.dtype == np.float64
         assert np.isfinite(values).all()
@@ -114,10 +148,10 @@ def test_extreme_logits(logits: list[float], dtype: type[np.floating]) -> None:
 
 def test_not_a_number_stays_what_it_is_and_stays_with_its_image() -> None:
     prediction = summarise(np.array([[[np.nan, 0.0]], [[1.0, 0.0]]]))
-    assert np.isnan(prediction.probabilities[0]).all()
-    assert np.isnan(prediction.predictive_entropy[0])
-    assert np.isnan(prediction.mutual_information[0])
-    assert np.isfinite(prediction.probabilities[1]).all()
+    for name in FIELDS:
+        values = getattr(prediction, name)
+        assert np.isnan(values[0]).all()
+        assert np.isfinite(values[1]).all()
 
 
 def test_softmax_and_entropy_by_hand() -> None:

@@ -27,6 +27,7 @@ from models.detectors import Detectors, single_scores
 from models.fusion import Surprise
 from models.manifest import (
     CalibrationSpec,
+    CertificateSpec,
     Check,
     DataSource,
     Manifest,
@@ -161,6 +162,19 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
             "default": Policy(alpha=0.05, min_probability=0.6),
             "strict": Policy(alpha=0.5, min_probability=0.99),
             "open": Policy(alpha=0.001, min_probability=0.0),
+        },
+        certificates={
+            "strict": CertificateSpec(
+                target_risk=0.3,
+                confidence=0.9,
+                calibration_size=CALIBRATION,
+                alpha=0.5,
+                threshold=0.99,
+                accepted=33,
+                errors=2,
+                risk_bound=0.25,
+                coverage_bound=0.125,
+            )
         },
         results={},
         libraries={},

@@ -60,6 +60,15 @@ def test_every_status_of_predict_is_described(document):
     }
 
 
+def test_certificate_is_described(document):
+    schemas = document["components"]["schemas"]
+    certificate = schemas["PredictResponse"]["properties"]["certificate"]
+    reference = {"$ref": "#/components/schemas/CertificateInfo"}
+    assert certificate["anyOf"] == [reference, {"type": "null"}]
+    certificates = schemas["ModelDetails"]["properties"]["certificates"]
+    assert certificates["additionalProperties"] == reference
+
+
 def test_there_is_one_shape_of_error(document):
     assert "HTTPValidationError" not in document["components"]["schemas"]
     assert document["components"]["schemas"]["Problem"]["required"] == [

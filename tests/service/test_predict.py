@@ -13,6 +13,7 @@ from PIL import Image
 
 from models.preprocessing import prepare
 from models.uncertainty import summarise
+from service.offline import answer_files
 
 pytestmark = pytest.mark.anyio
 
@@ -377,6 +378,55 @@ async def test_policies_and_alpha(client, png):
     alarmed = (await ask(policy="open", alpha=0.999999))["results"][0]
     assert (alarmed["decision"], alarmed["reasons"]) == ("abstain", ["ood"])
     assert alarmed["ood"]["alpha"] == 0.999999
+
+
+CERTIFICATE = {
+    "selective_risk": 0.3,
+    "confidence": 0.9,
+    "coverage": 33 / 99,
+    "calibration_size": 99,
+    "status": "valid",
+    "risk_bound": 0.25,
+    "coverage_bound": 0.125,
+    "alpha": 0.5,
+    "min_probability": 0.99,
+    "assumption": "Images are drawn independently from the same source as the calibration images.",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, None),
+        ({"policy": "open"}, None),
+        ({"policy": "strict"}, CERTIFICATE),
+        ({"policy": "strict", "alpha": 0.5}, CERTIFICATE),
+        ({"policy": "strict", "top_k": 1, "explain": True}, CERTIFICATE),
+        ({"policy": "strict", "alpha": 0.49}, None),
+        ({"policy": "open", "alpha": 0.5}, None),
+    ],
+    ids=str,
+)
+async def test_certificate_is_that_of_the_levels_in_use(client, png, query, expected):
+    response = await client.post("/predict", content=png, headers=PNG, params=query)
+    assert response.json()["certificate"] == expected
+
+
+async def test_certificates_by_policy(start, client):
+    (entry,) = (await client.get("/models")).json()["models"]
+    assert entry["certificates"] == {"strict": CERTIFICATE}
+    assert entry["certificate"] is None
+    async with start(policy="strict") as client:
+        (entry,) = (await client.get("/models")).json()["models"]
+        assert entry["certificate"] == CERTIFICATE
+
+
+async def test_offline_answer_has_the_certificate(model, settings, png, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(png)
+    assert answer_files(model, settings, [file])["certificate"] is None
+    strict = settings.model_copy(update={"policy": "strict"})
+    assert answer_files(model, strict, [file])["certificate"] == CERTIFICATE
 
 
 async def test_the_settings_name_the_default_policy(start, png):

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from models.networks import build
+from models.policy import Policy
 from training import recipe as recipes
 from training.posterior import PriorError
-from training.recipe import Prior, Recipe, RecipeError, change, load, names
+from training.recipe import CertifiedPolicy, Prior, Recipe, RecipeError, change, load, names
 
 SHIPPED = (resources.files("training") / "recipes" / "digits.toml").read_text("utf-8")
 SIDES = {"digits": 8}
@@ -163,6 +164,29 @@ def test_recipe_survives_json() -> None:
         ('dataset = "digits"', 'dataset = "digits"\nfolder = "x"', "^data: .*dataset or folder"),
         ('dataset = "digits"\n', "", "^data: .*dataset or folder"),
         ("[policies.default]", "[policies.strict]", 'policies must contain "default"'),
+        ("min_probability = 0.9", "", "^policies.default: .*give either min_probability, or"),
+        (
+            "min_probability = 0.9",
+            "min_probability = 0.9\ntarget_risk = 0.1\nconfidence = 0.9",
+            "^policies.default: .*give either min_probability, or target_risk and confidence$",
+        ),
+        ("min_probability = 0.9", "target_risk = 0.1", "^policies.default.confidence: Field requ"),
+        ("min_probability = 0.9", "confidence = 0.9", "^policies.default.target_risk: Field requ"),
+        (
+            "min_probability = 0.9",
+            "target_risk = 1.0\nconfidence = 0.9",
+            "^policies.default.target_risk: .*less than 1",
+        ),
+        (
+            "min_probability = 0.9",
+            "target_risk = 0.1\nconfidence = 0.9\nbeta = 1",
+            "^policies.default.beta: unknown key$",
+        ),
+        (
+            "[policies.default]\nalpha = 0.01\nmin_probability = 0.9",
+            "[policies]\ndefault = 1",
+            "dict",
+        ),
         ("members = 16", "members = 65", "members exceed chains × samples"),
         ("seed = 1", "seed = = 1", r"^not TOML: .*line 4"),
         ("seed = 1", "seed = 1\nseed = 2", "^not TOML: "),
@@ -197,6 +221,14 @@ def test_unknown_name(name: str) -> None:
         RecipeError, match=re.escape(f"no recipe {name!r}: use one of cifar10, digits, ")
     ):
         load(name)
+
+
+def test_policy_has_levels_or_asks_for_them() -> None:
+    recipe = load("mnist")
+    assert recipe.policies["default"] == CertifiedPolicy(
+        alpha=0.01, target_risk=0.005, confidence=0.999
+    )
+    assert recipe.policies["strict"] == Policy(alpha=0.05, min_probability=0.99)
 
 
 def test_change_merges_tables_and_checks_anew() -> None:

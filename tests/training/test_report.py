@@ -13,6 +13,7 @@ from PIL import Image
 
 from models.manifest import (
     CalibrationSpec,
+    CertificateSpec,
     Check,
     DataSource,
     Manifest,
@@ -195,6 +196,27 @@ def test_card_names_the_layer_that_failed(layers: dict[str, float], sentences: l
     for name, value in layers.items():
         outcome = "0.8 to 1.2" + ("" if 0.8 <= value <= 1.2 else ": failed")
         assert f"| temperature.{name} | {value:g} | {outcome} |" in card
+
+
+def test_card_tells_what_is_certified() -> None:
+    certificate = CertificateSpec(
+        target_risk=0.25,
+        confidence=0.999,
+        calibration_size=20,
+        alpha=0.01,
+        threshold=0.9,
+        accepted=16,
+        errors=3,
+        risk_bound=0.2,
+        coverage_bound=0.61,
+    )
+    plain_manifest = manifest(NORMAL)
+    certified = plain_manifest.model_copy(update={"certificates": {"default": certificate}})
+    card = model_card(certified, plain(NORMAL))
+    row = "| default | at most 25.00 % | at least 61.00 % | 99.9 % | 20 | 16 | 3 |"
+    assert "## Certificates" in card
+    assert row in card
+    assert "## Certificates" not in model_card(plain_manifest, plain(NORMAL))
 
 
 def test_card_without_noise_names_the_layer_all_the_same() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from models import bundle as bundles
 from training import cli
@@ -58,6 +59,11 @@ schedule = { kind = "constant", step_size = 0.1 }
 [policies.default]
 alpha = 0.01
 min_probability = 0.5
+
+[policies.proved]
+alpha = 0.05
+target_risk = 0.1
+confidence = 0.9
 """
 LONG = RECIPE.replace("burn_in_epochs = 4", "burn_in_epochs = 300")
 STAGES = ("diagnose", "export", "calibrate", "evaluate", "publish")
@@ -213,6 +219,7 @@ def test_finished_run_is_not_sampled_again(run: Path, recipe: Path, call: Call) 
         ("export", "chains/01.safetensors", "run the sample stage first"),
         ("calibrate", "bundle/ensemble.onnx", "run the export stage first"),
         ("evaluate", "bundle/calibration.npz", "run the calibrate stage first"),
+        ("evaluate", "certificates.json", "run the calibrate stage first"),
         ("publish", "evaluation.json", "run the evaluate stage first"),
         ("publish", "diagnostics.json", "run the diagnose stage first"),
         ("baselines", "recipe.json", "no run here: start one with"),
@@ -354,6 +361,63 @@ def test_inspect_a_damaged_bundle(run: Path, call: Call) -> None:
     assert call("inspect", run / "bundles" / "tiny").failure.startswith(f"{file}: sha256 is")
 
 
+def edit_certificate(run: Path, **changes: object) -> Path:
+    """The published bundle with another certificate, out of reach of its run directory."""
+    bundle = Path(shutil.move(run / "bundles" / "tiny", run.parent / "elsewhere"))
+    file = bundle / "1" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["certificates"]["proved"].update(changes)
+    file.write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_certify_a_bundle(run: Path, call: Call) -> None:
+    outcome = call("certify", edit_certificate(run))
+    assert outcome.code == 0
+    assert re.search(r"proved +│ 0.05 │.*│ yes", outcome.out)
+    assert "NO" not in outcome.out
+
+
+def test_certify_a_bundle_that_promises_too_much(run: Path, call: Call) -> None:
+    outcome = call("certify", edit_certificate(run, errors=0, risk_bound=0.01))
+    assert outcome.code == 3
+    assert re.search(r"proved +│ 0.05 │.*│ NO", outcome.out)
+    assert "proved:" in outcome.out
+    assert outcome.err == ""
+
+
+def test_certify_on_other_data(run: Path, call: Call, tmp_path: Path) -> None:
+    for name in ("0", "1"):
+        folder = tmp_path / "images" / "train" / name
+        folder.mkdir(parents=True)
+        for index in range(300):
+            Image.new("L", (8, 8), index % 256).save(folder / f"{index}.png")
+    bundle = run / "bundles" / "tiny"
+    assert (
+        "these are other data" in call("certify", bundle, "--folder", tmp_path / "images").failure
+    )
+    assert str(tmp_path / "none") in call("certify", bundle, "--folder", tmp_path / "none").failure
+
+
+def test_certify_without_certificates(run: Path, call: Call) -> None:
+    bundle = run / "bundles" / "tiny" / "1"
+    file = bundle / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "certificates": {}}))
+    assert (
+        call("certify", bundle).failure
+        == f"{bundle}: has no certificate: its recipe asked for none"
+    )
+
+
+def test_recipe_whose_promise_cannot_be_proved(run: Path, call: Call) -> None:
+    file = run / "recipe.json"
+    file.write_text(file.read_text().replace('"target_risk": 0.1', '"target_risk": 0.0001'))
+    before = contents(run)
+    failure = call("calibrate", run).failure
+    assert failure.startswith("policy 'proved': 297 calibration images do not prove an error rate")
+    assert contents(run) == before
+
+
 def test_inspect_nothing(tmp_path: Path, call: Call) -> None:
     assert call("inspect", tmp_path).failure.startswith(f"{tmp_path}: no bundle here")
 
@@ -366,7 +430,7 @@ def test_inspect_prints_names_as_they_are(run: Path, call: Call) -> None:
 def test_help_names_every_command(call: Call) -> None:
     outcome = call("--help")
     assert outcome.code == 0
-    for command in ("run", "sample", *STAGES, "baselines", "inspect"):
+    for command in ("run", "sample", *STAGES, "baselines", "certify", "inspect"):
         assert re.search(rf"\b{command}\b", outcome.out)
 
 

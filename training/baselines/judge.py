@@ -70,7 +70,7 @@ def _judge(
         return evaluate(
             calibrate(answers(calibration).scores),
             "predictive_entropy",
-            recipe.policies,
+            run.policies,
             (answers(test), run.problem.test.labels),
             {name: answers(values) for name, values in ood.items()},
             {name: (answers(values), labels) for name, (values, labels) in shift.items()},
