@@ -196,11 +196,10 @@ def read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.gene
 
 def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
     file = root / CALIBRATION
-    if manifest.calibration.score not in DETECTORS:
-        known = ", ".join(DETECTORS)
-        raise BundleError(
-            f"{root / MANIFEST}: unknown score {manifest.calibration.score!r}, known are {known}"
-        )
+    for score in (manifest.calibration.score, *(each.score for each in manifest.policies.values())):
+        if score is not None and score not in DETECTORS:
+            known = ", ".join(DETECTORS)
+            raise BundleError(f"{root / MANIFEST}: unknown score {score!r}, known are {known}")
     arrays = read_arrays(file, DETECTORS)
     tests = {}
     for name, scores in arrays.items():

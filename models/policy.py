@@ -25,6 +25,9 @@ class Policy(BaseModel):
     min_probability: float = Field(
         ge=0, lt=1, description="Least probability of the label at which an answer is accepted."
     )
+    score: str | None = Field(
+        None, description="Detector that raises the OOD flag; the bundle's own by default."
+    )
 
 
 def reasons_to_abstain(

@@ -168,7 +168,7 @@ def results(
 def _reasons(model: Model, evidence: Sequence[Evidence], options: Options) -> list[tuple[Any, ...]]:
     if not evidence:
         return []
-    detector = model.manifest.calibration.score
+    detector = options.policy.score or model.manifest.calibration.score
     probabilities = np.stack([each.probabilities for each in evidence])
     p_values = np.array([each.p_values[detector] for each in evidence])
     reasons = reasons_to_abstain(options.policy, probabilities, p_values)
@@ -234,7 +234,7 @@ def _uncertainty(model: Model, evidence: Evidence) -> Json:
 
 
 def _ood(model: Model, evidence: Evidence, reasons: tuple[Any, ...], options: Options) -> Json:
-    detector = model.manifest.calibration.score
+    detector = options.policy.score or model.manifest.calibration.score
     content: Json = {
         "flag": "ood" in reasons,
         "p_value": evidence.p_values[detector],

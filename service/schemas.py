@@ -192,6 +192,7 @@ class PolicyInfo(_Answer):
 
     alpha: float
     min_probability: float
+    score: str | None = Field(description="Detector that raises the flag, if not the model's.")
 
 
 class InputSpecInfo(_Answer):

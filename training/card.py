@@ -79,10 +79,11 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
             *_shift_lines(manifest),
             "## Policies",
             "",
-            "| policy | α | least probability | accepted | error among accepted |",
-            "|---|---|---|---|---|",
+            "| policy | flag | α | least probability | accepted | error among accepted |",
+            "|---|---|---|---|---|---|",
             *(
-                f"| {name} | {policy.alpha:g} | {policy.min_probability:g} "
+                f"| {name} | {policy.score or manifest.calibration.score} | {policy.alpha:g} "
+                f"| {policy.min_probability:g} "
                 f"| {_percent(test['policies'][name]['accepted'])} "
                 f"| {_percent(test['policies'][name]['error_among_accepted'])} |"
                 for name, policy in manifest.policies.items()

@@ -122,7 +122,7 @@ def evaluate(
 
     Args:
         tests: the conformal test of each detector.
-        score: the detector that raises the flag.
+        score: the detector that raises the flag, where a policy names none.
         policies: named policies.
         test: answers on the test set, and its labels [n].
         ood: answers on unfamiliar sets.
@@ -131,12 +131,14 @@ def evaluate(
     familiar, labels = test
 
     def flags(answers: Answers, truth: Labels | None) -> dict[str, Any]:
-        p_values = tests[score].p_values(answers.scores[score])
+        def judged(policy: Policy) -> dict[str, float | None]:
+            name = policy.score or score
+            p_values = tests[name].p_values(answers.scores[name])
+            return gate(policy, p_values, answers, truth)
+
         return {
             "flag_rate": flag_rates(tests, answers),
-            "policies": {
-                name: gate(policy, p_values, answers, truth) for name, policy in policies.items()
-            },
+            "policies": {name: judged(policy) for name, policy in policies.items()},
         }
 
     def known(answers: Answers, truth: Labels) -> dict[str, Any]:

@@ -181,6 +181,10 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
             "unknown score 'vibes', known are predictive_entropy",
         ),
         (
+            {"policies": {"default": {"alpha": 0.1, "min_probability": 0.9, "score": "aura"}}},
+            "unknown score 'aura', known are predictive_entropy",
+        ),
+        (
             {"calibration": {"size": 5, "seed": 1, "score": "fused", "fused": ["vibes", "shape"]}},
             r"cannot fuse \['vibes'\]",
         ),

@@ -162,6 +162,7 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
             "default": Policy(alpha=0.05, min_probability=0.6),
             "strict": Policy(alpha=0.5, min_probability=0.99),
             "open": Policy(alpha=0.001, min_probability=0.0),
+            "shapely": Policy(alpha=0.3, min_probability=0.0, score="shape"),
         },
         certificates={
             "strict": CertificateSpec(

@@ -507,3 +507,18 @@ async def test_many_files_are_decoded_off_the_loop(client, encode):
     response = await client.post("/predict", content=encode(noise), headers=PNG)
     assert response.status_code == 200
     assert response.json()["results"][0]["input"]["applied"][0] == "reduce"
+
+
+async def test_a_policy_may_name_the_score_that_raises_its_flag(client, images, encode):
+    files = [("files", (f"{index}", encode(image))) for index, image in enumerate(images)]
+    plain = (await client.post("/predict?policy=open&alpha=0.3", files=files)).json()["results"]
+    named = (await client.post("/predict?policy=shapely", files=files)).json()["results"]
+    for usual, other in zip(plain, named, strict=True):
+        assert usual["ood"]["detector"] == "predictive_entropy"
+        assert other["ood"]["detector"] == "shape"
+        assert other["ood"]["detectors"] == usual["ood"]["detectors"]
+        expected = other["ood"]["detectors"]["shape"]
+        assert {key: other["ood"][key] for key in expected} == expected
+        assert other["ood"]["flag"] == (expected["p_value"] <= 0.3) == (other["reasons"] == ["ood"])
+    flags = [[result["ood"]["flag"] for result in results] for results in (plain, named)]
+    assert flags[0] != flags[1]

@@ -59,7 +59,11 @@ async def test_models(client, model):
     assert entry["labels"] == ["ant", "bee", "cat"]
     assert entry["input"]["height"] == 8
     assert entry["verdict"] == {"verified": True, "failed": []}
-    assert entry["policies"]["strict"] == {"alpha": 0.5, "min_probability": 0.99}
+    assert entry["policies"]["strict"] == {
+        "alpha": 0.5,
+        "min_probability": 0.99,
+        "score": None,
+    }
     assert (entry["runtime"], entry["device"]) == ("onnx", "cpu")
     assert entry["calibration_size"] == 99
     assert entry["certificate"] is None

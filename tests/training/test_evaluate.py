@@ -102,7 +102,11 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
             draw(4, 100, 2.0),
         )
     )
-    policies = {"default": POLICY, "strict": Policy(alpha=0.05, min_probability=0.99)}
+    policies = {
+        "default": POLICY,
+        "strict": Policy(alpha=0.05, min_probability=0.99),
+        "energetic": Policy(alpha=0.05, min_probability=0.0, score="energy"),
+    }
     results: dict[str, Any] = evaluate(
         calibrate(calibration[0].scores),
         "mutual_information",
@@ -120,6 +124,8 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
         assert set(part["flag_rate"]) == set(ENSEMBLE)
         assert part["policies"]["strict"]["accepted"] <= part["policies"]["default"]["accepted"]
     assert results["ood"]["foreign"]["policies"]["default"]["error_among_accepted"] is None
+    flagged = results["test"]["flag_rate"]["energy"]["0.05"]
+    assert results["test"]["policies"]["energetic"]["accepted"] == pytest.approx(1 - flagged)
 
 
 def test_calibration_is_what_serving_computes() -> None:
