@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -23,15 +22,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.machine import describe
 from benchmarks.trivial import Trivial
 from benchmarks.uncertainty_tables import tables
+from models.conformal import ConformalTest
 from models.detectors import DETECTORS
 from models.preprocessing import LUMA, grey, prepare
 from models.uncertainty import Array
 from training import data, detection, metrics, pool
 from training.baselines import fit, label, member_logits
+from training.baselines.judge import over_members, posterior_logits
 from training.checkpoint import ChainError
 from training.data import DataError, Dataset, data_directory, from_arrays
 from training.evaluate import Answers, Logits
@@ -114,33 +116,14 @@ def judge(
 
     for name, scores in METHODS.items():
         logits = logits_of(name)
-        alone = name.startswith("map")
-        members = next(iter(logits.values())).shape[1]
-        slices = [slice(m, m + 1) for m in range(members)] if alone else [slice(None)]
-        for score in scores:
-            figures = [
-                separations(
-                    {
-                        part: Answers.of(values[:, chosen]).scores[score]
-                        for part, values in logits.items()
-                    }
-                )
-                for chosen in slices
-            ]
-            rows[f"{label(name, members)}: {score}"] = _mean(figures)
+        members, together = logits["test"].shape[1], not name.startswith("map")
+        separated = over_members(members, together, partial(_alone, logits, scores))
+        rows |= {f"{label(name, members)}: {score}": separated[score] for score in scores}
     pixels = {part: grey(prepare(each.images, spec)[0], spec) for part, each in sets.items()}
     positions = torch.from_numpy(fit(POSTERIOR, run, 1, follow).positions)
 
-    def ensemble(prepared: np.ndarray[Any, np.dtype[np.float32]]) -> Logits:
-        batches = torch.from_numpy(prepared).split(128)
-        with torch.no_grad():
-            return np.stack(
-                [
-                    np.concatenate([problem.posterior.logits(w, b).numpy() for b in batches])
-                    for w in positions
-                ],
-                axis=1,
-            )
+    def ensemble(prepared: NDArray[np.float32]) -> Logits:
+        return posterior_logits(problem.posterior, positions, torch.from_numpy(prepared))
 
     detectors = detection.fit(problem.train, spec, ensemble, run.recipe.seed).detectors
     logits = logits_of(POSTERIOR)
@@ -158,6 +141,15 @@ def judge(
         )
     run.write(FIGURES, rows)
     say(f"{path.name}: done")
+
+
+def _alone(logits: Mapping[str, Logits], scores: tuple[str, ...], chosen: slice) -> dict[str, Any]:
+    """Figures of scores of the chosen members alone."""
+    answers = {part: Answers.of(values[:, chosen]) for part, values in logits.items()}
+    return {
+        score: separations({part: each.scores[score] for part, each in answers.items()})
+        for score in scores
+    }
 
 
 def foreign_sets(run: Run) -> dict[str, Dataset]:
@@ -186,40 +178,27 @@ def separations(scores: Mapping[str, Array]) -> dict[str, dict[str, float]]:
     """
     calibration, test = scores["calibration"], scores["test"]
     randomness = np.random.default_rng(0)
-    halves = [randomness.permutation(calibration)[: len(calibration) // 2] for _ in range(SPLITS)]
-    thresholds = {
-        alpha: [_threshold(half, alpha) for half in halves] for alpha in (FLAG_AT, LEAK_AT)
-    }
+    halves = [
+        ConformalTest.fit(randomness.permutation(calibration)[: len(calibration) // 2])
+        for _ in range(SPLITS)
+    ]
 
-    def accepted(values: Array, alpha: float) -> float:
-        return float(np.mean([(values <= threshold).mean() for threshold in thresholds[alpha]]))
+    def accepted(values: Array, alpha: float) -> list[float]:
+        return [float(np.mean(half.p_values(values) > alpha)) for half in halves]
 
     figures = {
         name: {
             "auroc": metrics.auroc(test, values),
             "fpr95": metrics.missed_at(test, values, 0.95),
             "fpr99": metrics.missed_at(test, values, 0.99),
-            "leak": accepted(values, LEAK_AT),
+            "leak": float(np.mean(accepted(values, LEAK_AT))),
         }
         for name, values in scores.items()
         if name not in ("calibration", "test")
     }
-    rates = [float(np.mean(test > threshold)) for threshold in thresholds[FLAG_AT]]
-    figures["test"] = {"flagged": float(np.mean(rates)), "spread": float(np.std(rates))}
+    rates = accepted(test, FLAG_AT)
+    figures["test"] = {"flagged": 1 - float(np.mean(rates)), "spread": float(np.std(rates))}
     return figures
-
-
-def _threshold(calibration: Array, alpha: float) -> float:
-    """Largest score whose p-value is above α; infinite if there are too few for any flag."""
-    rank = int(alpha * (len(calibration) + 1))
-    return float(np.sort(calibration)[-rank]) if rank else math.inf
-
-
-def _mean(figures: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    return {
-        part: {name: float(np.mean([each[part][name] for each in figures])) for name in values}
-        for part, values in figures[0].items()
-    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ of each sum is kept, so that bold strokes do not drown faint ones.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ def oriented_gradients(pixels: Pixels) -> NDArray[np.float32]:
     return sums.reshape(len(pixels), -1)
 
 
+@lru_cache(maxsize=64)
 def _cells(size: int) -> NDArray[np.float32]:
     """Share of each of `size` pixels in each of the cells, [size, 7]."""
     edges = np.arange(CELLS + 1) * size / CELLS

@@ -17,13 +17,14 @@ An image that already has the input's size and mode passes steps 1-5 untouched.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Floats = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -72,7 +73,7 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
     pixels, steps = _to_channels(images.astype(np.float32), spec.channels)
     inverted = np.zeros(len(pixels), dtype=bool)
     if spec.polarity == "light-on-dark":
-        inverted = np.median(_border(pixels), axis=(1, 2)) > 127.5
+        inverted = np.median(border(pixels), axis=(1, 2)) > 127.5
         pixels[inverted] = 255.0 - pixels[inverted]
     pixels, geometry = _letterbox(pixels, spec.height, spec.width)
     applied = [(*steps, *(("invert",) if flag else ()), *geometry) for flag in inverted]
@@ -104,7 +105,7 @@ def _to_channels(pixels: Floats, channels: int) -> tuple[Floats, tuple[str, ...]
     return pixels, steps
 
 
-def _border(pixels: Floats) -> Floats:
+def border(pixels: NDArray[Number]) -> NDArray[Number]:
     """The outermost pixels [N, n, C] of images [N, h, w, C]."""
     outermost = np.ones(pixels.shape[1:3], dtype=bool)
     outermost[1:-1, 1:-1] = False
@@ -118,7 +119,7 @@ def _letterbox(pixels: Floats, height: int, width: int) -> tuple[Floats, tuple[s
     scale = min(height / h, width / w)
     inner_h = min(height, max(1, round(h * scale)))
     inner_w = min(width, max(1, round(w * scale)))
-    background = np.median(_border(pixels), axis=1)[:, None, None, :]
+    background = np.median(border(pixels), axis=1)[:, None, None, :]
     steps: tuple[str, ...] = ()
     if (inner_h, inner_w) != (h, w):
         pixels = np.einsum("ih,nhwc->niwc", _resampling(h, inner_h), pixels, optimize=True)

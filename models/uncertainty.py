@@ -45,10 +45,7 @@ class Prediction:
 
 def softmax(logits: NDArray[np.floating]) -> Array:
     """Softmax over the last axis, in double precision."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    exponential = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
-    result: Array = exponential / exponential.sum(axis=-1, keepdims=True)
-    return result
+    return _normalise(np.asarray(logits, dtype=np.float64))[0]
 
 
 def entropy(probabilities: Array) -> Array:
@@ -65,10 +62,7 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         logits: member logits [B, M, K].
     """
     values = np.asarray(logits, dtype=np.float64)
-    largest = values.max(axis=2, keepdims=True)
-    exponential = np.exp(values - largest)
-    total_exponential = exponential.sum(axis=2, keepdims=True)
-    member_probabilities = exponential / total_exponential
+    member_probabilities, normaliser = _normalise(values)
     probabilities = member_probabilities.mean(axis=1)
     total = entropy(probabilities)
     expected = np.minimum(entropy(member_probabilities).mean(axis=1), total)
@@ -78,6 +72,14 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         expected_entropy=expected,
         mutual_information=total - expected,
         max_logit=values.mean(axis=1).max(axis=1),
-        energy=-(np.log(total_exponential) + largest).mean(axis=(1, 2)),
+        energy=-normaliser.mean(axis=(1, 2)),
         members=member_probabilities.shape[1],
     )
+
+
+def _normalise(logits: Array) -> tuple[Array, Array]:
+    """Softmax over the last axis, and the logarithm of its denominator, that axis kept as 1."""
+    largest = logits.max(axis=-1, keepdims=True)
+    exponential = np.exp(logits - largest)
+    total = exponential.sum(axis=-1, keepdims=True)
+    return exponential / total, np.log(total) + largest

@@ -22,6 +22,7 @@ from models.uncertainty import Array
 from training import data, export
 from training.data import Dataset
 from training.evaluate import Answers, Labels
+from training.problem import hold_out
 from training.recipe import CertifiedPolicy, Levels
 
 TOLERANCE = 1e-3
@@ -127,9 +128,8 @@ def calibration_images(manifest: Manifest, data_dir: Path | None, folder: Path |
         whole = data.load(calibration.name, "train", data_dir)
     else:
         raise CertifyError(f"{calibration.name} is no named data set: give its --folder")
-    sizes = {"validation": validation.size, "calibration": calibration.size}
-    split = data.stratified_split(whole.labels, sizes, manifest.calibration.seed)
-    held_out = whole.select(split["calibration"])
+    parts = hold_out(whole, validation.size, calibration.size, manifest.calibration.seed)
+    held_out = parts["calibration"]
     if held_out.sha256 != calibration.sha256:
         raise CertifyError(
             f"{whole.name}: its calibration images have sha256 {held_out.sha256}, those of the "

@@ -7,11 +7,12 @@ project reports on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+
+from models.preprocessing import border
+from training.views import redraw
 
 Images = NDArray[np.uint8]
 
@@ -36,7 +37,7 @@ def spoilt(images: Images, labels: NDArray[np.int64], seed: int) -> dict[str, Im
     """
     randomness = np.random.default_rng(seed)
     others = images[_strangers(labels, randomness)]
-    background = np.median(_border(images), axis=1).astype(np.uint8)[:, None, None, :]
+    background = np.median(border(images), axis=1).astype(np.uint8)[:, None, None, :]
     height, width = images.shape[1:3]
     top, left = np.arange(height) < height // 2, np.arange(width) < width // 2
     half = _halves(len(images), top, left, randomness)
@@ -47,9 +48,9 @@ def spoilt(images: Images, labels: NDArray[np.int64], seed: int) -> dict[str, Im
         "tiles": _tiles(images, randomness),
         "erased": np.where(half, background, images),
         "warped": _warped(images, randomness),
-        "bold": _each(images, lambda picture: picture.filter(ImageFilter.MaxFilter(3))),
-        "thin": _each(images, lambda picture: picture.filter(ImageFilter.MinFilter(3))),
-        "blurred": _each(
+        "bold": redraw(images, lambda picture: picture.filter(ImageFilter.MaxFilter(3))),
+        "thin": redraw(images, lambda picture: picture.filter(ImageFilter.MinFilter(3))),
+        "blurred": redraw(
             images, lambda picture: picture.filter(ImageFilter.GaussianBlur(0.06 * height))
         ),
         "binary": np.where(images > 127, np.uint8(255), np.uint8(0)),
@@ -64,12 +65,6 @@ def _strangers(labels: NDArray[np.int64], randomness: np.random.Generator) -> ND
         same = labels == label
         partners[same] = randomness.choice(np.flatnonzero(~same), same.sum())
     return partners
-
-
-def _border(images: Images) -> Images:
-    outermost = np.ones(images.shape[1:3], dtype=bool)
-    outermost[1:-1, 1:-1] = False
-    return images[:, outermost]
 
 
 def _halves(
@@ -115,17 +110,8 @@ def _warped(images: Images, randomness: np.random.Generator) -> Images:
 def _shrunk(images: Images, background: Images) -> Images:
     height, width = images.shape[1:3]
     h, w = round(2 * height / 3), round(2 * width / 3)
-    small = _each(images, lambda picture: picture.resize((w, h), Image.Resampling.BOX))
+    small = redraw(images, lambda picture: picture.resize((w, h), Image.Resampling.BOX))
     result = np.broadcast_to(background, images.shape).copy()
     top, left = (height - h) // 2, (width - w) // 2
     result[:, top : top + h, left : left + w] = small
     return result
-
-
-def _each(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
-    grey = images.shape[3] == 1
-    changed = [
-        np.asarray(change(Image.fromarray(image[..., 0] if grey else image))) for image in images
-    ]
-    stacked: Images = np.stack(changed)
-    return stacked[..., None] if grey else stacked

@@ -69,9 +69,7 @@ def formulate(recipe: Recipe, data_dir: Path | None) -> Problem:
     """
     train = _load(recipe, "train", data_dir)
     test = _load(recipe, "test", data_dir)
-    sizes = {"validation": recipe.data.validation, "calibration": recipe.data.calibration}
-    split = data.stratified_split(train.labels, sizes, recipe.seed)
-    parts = {role: train.select(indices) for role, indices in split.items()}
+    parts = hold_out(train, recipe.data.validation, recipe.data.calibration, recipe.seed)
     height, width, channels = train.images.shape[1:]
     architecture = recipe.network
     network = build(
@@ -103,6 +101,13 @@ def formulate(recipe: Recipe, data_dir: Path | None) -> Problem:
         calibration=parts["calibration"],
         test=test,
     )
+
+
+def hold_out(whole: Dataset, validation: int, calibration: int, seed: int) -> dict[str, Dataset]:
+    """The parts "train", "validation" and "calibration" of the images given for training."""
+    sizes = {"validation": validation, "calibration": calibration}
+    split = data.stratified_split(whole.labels, sizes, seed)
+    return {part: whole.select(indices) for part, indices in split.items()}
 
 
 def source(dataset: Dataset, part: str, role: Role) -> DataSource:

@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from training import chains, data, detection, export, pool, report
 from training.calibrate import calibrate, stored
 from training.certify import certify_policies
 from training.data import Dataset
+from training.detection import Ensemble
 from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
 from training.observables import log_probabilities
@@ -228,8 +229,9 @@ class Run:
             CertifyError: the calibration images do not prove what a certified policy asks for.
         """
         problem = self.problem
-        found = detection.fit(problem.train, problem.input, self._logits, self.recipe.seed)
-        answers = self._answers(problem.calibration, found.detectors)
+        ensemble = self._ensemble()
+        found = detection.fit(problem.train, problem.input, ensemble, self.recipe.seed)
+        answers = self._answers(problem.calibration, ensemble, found.detectors)
         tests = calibrate(answers.scores)
         certificates = certify_policies(
             self.recipe.policies, answers, problem.calibration.labels, self.recipe.score
@@ -260,13 +262,11 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Write `evaluation.json`, figures on the test and foreign sets, and `scores.npz`."""
-        detectors = self._detectors()
-        test = self._answers(self.problem.test, detectors)
-        ood = {name: self._answers(self.foreign(name), detectors) for name in self.recipe.data.ood}
+        answer = partial(self._answers, ensemble=self._ensemble(), detectors=self._detectors())
+        test = answer(self.problem.test)
+        ood = {name: answer(self.foreign(name)) for name in self.recipe.data.ood}
         shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
-        shift = {
-            name: (self._answers(part, detectors), part.labels) for name, part in shifted.items()
-        }
+        shift = {name: (answer(part), part.labels) for name, part in shifted.items()}
         results = evaluate(
             self._tests(),
             self.recipe.score,
@@ -340,16 +340,16 @@ class Run:
         shift = [source(self.foreign(name), "test", "shift") for name in self.recipe.data.shift]
         return ood + shift
 
-    def _answers(self, dataset: Dataset, detectors: Detectors) -> Answers:
+    def _answers(self, dataset: Dataset, ensemble: Ensemble, detectors: Detectors) -> Answers:
         """What the exported ensemble and the detectors say of a data set."""
         spec = self.problem.input
         prepared, _ = prepare(dataset.images, spec)
-        return Answers.detected(self._logits(prepared), grey(prepared, spec), detectors)
+        return Answers.detected(ensemble(prepared), grey(prepared, spec), detectors)
 
-    def _logits(self, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Member logits [n, M, K] of the exported ensemble for prepared images [n, C, H, W]."""
+    def _ensemble(self) -> Ensemble:
+        """The exported ensemble: prepared images [n, C, H, W] to member logits [n, M, K]."""
         graph = _made_by("export", self.staging / bundles.GRAPH)
-        return export.member_logits(export.session(graph, os.cpu_count() or 1), prepared)
+        return partial(export.member_logits, export.session(graph, os.cpu_count() or 1))
 
     @property
     def _fused(self) -> tuple[str, ...]:
@@ -357,8 +357,8 @@ class Run:
 
     def _detectors(self) -> Detectors:
         file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
-        names = Detectors.names(self._fused)
-        return Detectors.from_arrays(bundles.read_arrays(file, names), self._fused)
+        fused = self._fused
+        return Detectors.from_arrays(bundles.read_arrays(file, Detectors.names(fused)), fused)
 
     def _tests(self) -> dict[str, ConformalTest]:
         file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
@@ -367,7 +367,7 @@ class Run:
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]
-        logits = self._logits(prepare(images, self.problem.input)[0])
+        logits = self._ensemble()(prepare(images, self.problem.input)[0])
         np.savez_compressed(self.staging / bundles.GOLDEN, images=images, logits=logits)
 
     def write(self, name: str, content: dict[str, Any]) -> None:

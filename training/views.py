@@ -7,6 +7,8 @@ reaches the border is told from them by its border alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,15 +20,7 @@ BOX, FRAME = 20, 28
 
 def rotate(images: Images, degrees: float) -> Images:
     """Images [N, H, W, C] turned anticlockwise about their centre, bilinear; outside is 0."""
-    return np.stack(
-        [
-            _channels(
-                _picture(image).rotate(degrees, Image.Resampling.BILINEAR),
-                image.shape[2],
-            )
-            for image in images
-        ]
-    )
+    return redraw(images, lambda picture: picture.rotate(degrees, Image.Resampling.BILINEAR))
 
 
 def frame(images: Images) -> Images:
@@ -36,12 +30,7 @@ def frame(images: Images) -> Images:
     of mass, over all channels, is nearest to (13.5, 13.5), as MNIST was made (LeCun et al. 1998).
     An image without mass stays in the middle.
     """
-    boxes = np.stack(
-        [
-            _channels(_picture(image).resize((BOX, BOX), Image.Resampling.BOX), image.shape[2])
-            for image in images
-        ]
-    )
+    boxes = redraw(images, lambda picture: picture.resize((BOX, BOX), Image.Resampling.BOX))
     room = np.zeros((len(boxes), *(2 * FRAME,) * 2, boxes.shape[3]), dtype=np.uint8)
     start = FRAME - BOX // 2
     room[:, start : start + BOX, start : start + BOX] = boxes
@@ -54,6 +43,14 @@ def frame(images: Images) -> Images:
     )
 
 
+def redraw(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
+    """Images [N, H, W, C], each changed as a picture."""
+    grey = images.shape[3] == 1
+    pictures = images[..., 0] if grey else images
+    changed = np.stack([np.asarray(change(Image.fromarray(pixels))) for pixels in pictures])
+    return changed[..., None] if grey else changed
+
+
 def _offsets(boxes: Images) -> NDArray[np.int64]:
     """Whole pixels down and right that bring each centre of mass to the middle of its box."""
     mass = boxes.sum(axis=3, dtype=np.float64)
@@ -62,12 +59,3 @@ def _offsets(boxes: Images) -> NDArray[np.int64]:
     moments = np.stack([mass.sum(axis=2) @ steps, mass.sum(axis=1) @ steps], axis=1)
     centres = moments / np.where(total > 0, total, 1.0)[:, None]
     return -np.rint(centres).astype(np.int64)
-
-
-def _picture(image: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-
-
-def _channels(picture: Image.Image, channels: int) -> NDArray[np.uint8]:
-    pixels = np.asarray(picture)
-    return pixels.reshape(*pixels.shape[:2], channels)

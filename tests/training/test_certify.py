@@ -66,7 +66,7 @@ def test_the_gate_that_is_served_does_to_calibration_images_what_the_certificate
     run: Run, bundle: Bundle
 ) -> None:
     held_out = run.problem.calibration
-    answers = run._answers(held_out, bundle.detectors)
+    answers = run._answers(held_out, run._ensemble(), bundle.detectors)
     score = bundle.manifest.calibration.score
     p_values = bundle.tests[score].p_values(answers.scores[score])
     for name, certificate in bundle.manifest.certificates.items():

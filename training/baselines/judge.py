@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training import chains
 from training.baselines.catalogue import fit, label
 from training.calibrate import calibrate
 from training.data import Dataset
 from training.evaluate import Answers, evaluate
+from training.posterior import Posterior
 from training.problem import Problem
 from training.run import Run
 
 Logits = NDArray[np.float32]
+
+TOGETHER = 128
 
 
 def run_baselines(
@@ -88,19 +92,19 @@ def over_members(
     return _mean([judge(slice(member, member + 1)) for member in range(members)])
 
 
-@torch.no_grad()
-def member_logits(
-    problem: Problem, positions: torch.Tensor, dataset: Dataset, batch_size: int = 128
-) -> Logits:
-    """Logits [n, M, K] of weight vectors [M, D], one member after the other, in torch."""
+def member_logits(problem: Problem, positions: Tensor, dataset: Dataset) -> Logits:
+    """Logits [n, M, K] of weight vectors [M, D] for the images of a data set."""
     images, _ = problem.tensors(dataset)
+    return posterior_logits(problem.posterior, positions, images)
+
+
+@torch.no_grad()
+def posterior_logits(posterior: Posterior, positions: Tensor, images: Tensor) -> Logits:
+    """Logits [n, M, K] of weight vectors [M, D], one member after the other, in torch."""
     return np.stack(
         [
             np.concatenate(
-                [
-                    problem.posterior.logits(position, batch).numpy()
-                    for batch in images.split(batch_size)
-                ]
+                [posterior.logits(position, batch).numpy() for batch in images.split(TOGETHER)]
             )
             for position in positions
         ],
