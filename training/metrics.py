@@ -46,14 +46,37 @@ def selective_risks(probabilities: Array, labels: Labels) -> Array:
     """
     wrong = probabilities.argmax(axis=1) != labels
     _, group, sizes = np.unique(-probabilities.max(axis=1), return_inverse=True, return_counts=True)
-    errors = np.repeat(np.bincount(group, weights=wrong) / sizes, sizes)
-    risks: Array = errors.cumsum() / np.arange(1, len(labels) + 1)
+    ends, errors = sizes.cumsum(), np.bincount(group, weights=wrong).cumsum()
+    ranks = np.arange(1, len(labels) + 1)
+    risks: Array = np.interp(ranks, np.append(0, ends), np.append(0, errors)) / ranks
     return risks
 
 
 def aurc(probabilities: Array, labels: Labels) -> float:
     """Area under the risk-coverage curve: the mean of `selective_risks` (Geifman et al. 2019)."""
     return float(selective_risks(probabilities, labels).mean())
+
+
+def augrc(probabilities: Array, labels: Labels) -> float:
+    """Area under the generalised risk-coverage curve (Traub et al. 2024, arXiv 2407.01032).
+
+    With E_i errors among the i most confident of n images, the trapezoidal area under E_i / n over
+    i / n from i = 0: the share of images that are wrong and accepted, mean over coverages from 0 to
+    1, and so from 0 to 1/2. Images of equal confidence come in random order.
+    """
+    size = len(labels)
+    errors = selective_risks(probabilities, labels) * np.arange(1, size + 1)
+    return float((errors.sum() - errors[-1] / 2) / size**2)
+
+
+def coverage_at_risk(probabilities: Array, labels: Labels, risk: float) -> float:
+    """The largest i / n at which the error among the i most confident of n images is ≤ `risk`.
+
+    The curve of `selective_risks` may rise above the risk and fall below it again: its last point
+    at or below counts, and 0 if there is none (Geifman & El-Yaniv 2017, arXiv 1705.08500).
+    """
+    kept = np.flatnonzero(selective_risks(probabilities, labels) <= risk)
+    return float((kept[-1] + 1) / len(labels)) if len(kept) else 0.0
 
 
 def ensemble_curve(probabilities: Array, labels: Labels) -> Array:

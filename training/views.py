@@ -1,6 +1,6 @@
-"""Images seen otherwise: turned, or framed as MNIST's digits are.
+"""Images seen otherwise: turned, noisy, blurred or partly hidden, or framed as MNIST's digits are.
 
-Turned images keep their labels and leave the training distribution by degrees. Framing takes a
+All but the framed keep their labels and leave the training distribution by degrees. Framing takes a
 trivial clue away: MNIST's digits fill 20 × 20 pixels, centred by mass in 28 × 28, and whatever
 reaches the border is told from them by its border alone.
 """
@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
+
+from models.preprocessing import border
 
 Images = NDArray[np.uint8]
 
@@ -21,6 +23,35 @@ BOX, FRAME = 20, 28
 def rotate(images: Images, degrees: float) -> Images:
     """Images [N, H, W, C] turned anticlockwise about their centre, bilinear; outside is 0."""
     return redraw(images, lambda picture: picture.rotate(degrees, Image.Resampling.BILINEAR))
+
+
+def add_noise(images: Images, std: float, seed: int) -> Images:
+    """Images [N, H, W, C] with Gaussian noise of `std` × 255 on each value, rounded and clipped."""
+    noise = np.random.default_rng(seed).standard_normal(images.shape, dtype=np.float32)
+    return np.clip(np.rint(images + 255 * std * noise), 0, 255).astype(np.uint8)
+
+
+def blur(images: Images, std: float) -> Images:
+    """Images [N, H, W, C] blurred by a Gaussian of `std` × H pixels, as Pillow approximates it."""
+    gaussian = ImageFilter.GaussianBlur(std * images.shape[1])
+    return redraw(images, lambda picture: picture.filter(gaussian))
+
+
+def occlude(images: Images, side: float, seed: int) -> Images:
+    """Images [N, H, W, C], each with a square of `side` × H pixels hidden at a random place.
+
+    The square lies within the image, so that its side must be at most W, and has the colour of the
+    background, the median of the border.
+    """
+    count, height, width, _ = images.shape
+    edge, randomness = round(side * height), np.random.default_rng(seed)
+    top = randomness.integers(height - edge + 1, size=(count, 1))
+    left = randomness.integers(width - edge + 1, size=(count, 1))
+    rows, columns = np.arange(height) - top, np.arange(width) - left
+    high, wide = ((steps >= 0) & (steps < edge) for steps in (rows, columns))
+    hidden = high[:, :, None, None] & wide[:, None, :, None]
+    background = np.median(border(images), axis=1).astype(np.uint8)[:, None, None, :]
+    return np.where(hidden, background, images)
 
 
 def frame(images: Images) -> Images:

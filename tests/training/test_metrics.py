@@ -111,6 +111,24 @@ def test_missed_at_by_brute_force(size: int, share: float) -> None:
     assert metrics.missed_at(familiar, unfamiliar, share) == missed(familiar, unfamiliar, share)
 
 
+@pytest.mark.parametrize("share", [0.95, 0.99])
+@pytest.mark.parametrize("kind", ["continuous", "tied"])
+def test_missed_at_is_what_the_roc_curve_says(kind: str, share: float) -> None:
+    """Familiar images as the positive class: the least FPR among points with TPR ≥ share."""
+    print("seed 3")
+    randomness = np.random.default_rng(3)
+    familiar, unfamiliar = randomness.normal(0, 1, 2000), randomness.normal(2, 2, 1500)
+    if kind == "tied":
+        familiar, unfamiliar = familiar.round(1), unfamiliar.round(1)
+    truth = np.repeat([1, 0], [len(familiar), len(unfamiliar)])
+    fpr, tpr, _ = oracle.roc_curve(
+        truth, -np.concatenate([familiar, unfamiliar]), drop_intermediate=False
+    )
+    assert metrics.missed_at(familiar, unfamiliar, share) == pytest.approx(
+        fpr[tpr >= share - 1e-12].min(), abs=1e-12
+    )
+
+
 @given(data=st.data())
 def test_selective_risks_are_the_mean_over_orders_of_equals(data: st.DataObject) -> None:
     """By brute force: the running error of every order that keeps confidence falling."""
@@ -129,6 +147,9 @@ def test_selective_risks_are_the_mean_over_orders_of_equals(data: st.DataObject)
     risks = metrics.selective_risks(probabilities, labels)
     assert risks == pytest.approx(np.mean(runs, axis=0), abs=1e-12)
     assert metrics.aurc(probabilities, labels) == pytest.approx(np.mean(runs), abs=1e-12)
+    shares = np.arange(size + 1) / size
+    areas = [np.trapezoid(shares * np.append(0, run), shares) for run in runs]
+    assert metrics.augrc(probabilities, labels) == pytest.approx(np.mean(areas), abs=1e-12)
 
 
 def test_aurc_by_hand() -> None:
@@ -136,6 +157,45 @@ def test_aurc_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
     assert metrics.aurc(probabilities, np.array([0, 0, 1])) == pytest.approx(1 / 9)
     assert metrics.aurc(probabilities, np.array([1, 0, 0])) == pytest.approx(11 / 18)
+
+
+@pytest.mark.parametrize("decimals", [1, 16])
+def test_augrc_is_what_the_ranking_of_failures_says(decimals: int) -> None:
+    """(1 − AUROC of failures) · accuracy · error + error² / 2 (Traub et al. 2024), ties or none."""
+    print("seed 4")
+    randomness = np.random.default_rng(4)
+    confidence = randomness.uniform(0.6, 1, 500).round(decimals)
+    right = randomness.random(500) < confidence
+    ranking = oracle.roc_auc_score(right, confidence)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    error = 1 - right.mean()
+    expected = (1 - ranking) * (1 - error) * error + error**2 / 2
+    assert metrics.augrc(probabilities, 1 - right) == pytest.approx(expected, abs=1e-12)
+
+
+def test_augrc_by_hand() -> None:
+    """Nothing right: 1/2. Only the surest wrong: 1/3 from 1/3 on, half of it before."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    assert metrics.augrc(probabilities, np.array([1, 1, 1])) == pytest.approx(1 / 2)
+    assert metrics.augrc(probabilities, np.array([1, 0, 0])) == pytest.approx(5 / 18)
+    assert metrics.augrc(probabilities, np.array([0, 0, 0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("risk", "coverage"), [(0.0, 0.25), (0.3, 0.25), (1 / 3, 0.75), (0.49, 0.75), (0.5, 1.0)]
+)
+def test_coverage_at_risk_is_the_last_point_of_the_curve(risk: float, coverage: float) -> None:
+    """Risks 0, 1/2, 1/3, 1/2: above 1/3 between two points that are not."""
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    assert metrics.coverage_at_risk(probabilities, np.array([0, 1, 0, 1]), risk) == coverage
+
+
+def test_coverage_at_risk_of_equals_and_of_nothing() -> None:
+    """Of a thousand equals ten are wrong: 1 % is met exactly, and no part of them has less."""
+    probabilities = np.tile([0.9, 0.1], (1000, 1))
+    labels = (np.arange(1000) < 10).astype(np.int64)
+    assert metrics.coverage_at_risk(probabilities, labels, 0.01) == 1
+    assert metrics.coverage_at_risk(probabilities, labels, 0.009) == 0
 
 
 @pytest.mark.skipif("GATE_DATA_DIR" not in os.environ, reason="needs hmc_cifar10 and cifar10")
@@ -152,8 +212,7 @@ def test_figures_of_the_hmc_reference() -> None:
     assert metrics.calibration_error(probabilities, labels) == pytest.approx(0.05217, abs=5e-6)
     assert metrics.brier(probabilities, labels) == pytest.approx(0.13393, abs=5e-6)
     assert metrics.aurc(probabilities, labels) == pytest.approx(0.012543, abs=5e-7)
-    risks = metrics.selective_risks(probabilities, labels)
-    coverage = (np.flatnonzero(risks <= 0.01)[-1] + 1) / len(labels)
+    coverage = metrics.coverage_at_risk(probabilities, labels, 0.01)
     assert coverage == pytest.approx(0.6932, abs=5e-5)
 
 
