@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-Figures = dict[str, Any]
+from benchmarks.columns import Column, Figures, table
 
 SEPARATIONS = (
     ("auroc", "AUROC", 1, 4),
@@ -16,23 +15,6 @@ SEPARATIONS = (
     ("fpr99", "FPR99 (%)", 100, 2),
 )
 SHIFTS = (("accuracy", "accuracy (%)", 100, 2), ("nll", "NLL", 1, 4), ("ece", "ECE", 1, 4))
-
-
-@dataclass(frozen=True)
-class Column:
-    """One figure of a method on a seed, and how it is printed; `missing` where a seed has none."""
-
-    title: str
-    figure: Callable[[Figures], float | None]
-    decimals: int
-    missing: str = "–"
-
-    def cell(self, seeds: Sequence[Figures]) -> str:
-        values = [value for value in map(self.figure, seeds) if value is not None]
-        if len(values) < len(seeds):
-            return self.missing
-        spread = f" ± {np.std(values, ddof=1):.{self.decimals}f}" if len(set(values)) > 1 else ""
-        return f"{np.mean(values):.{self.decimals}f}{spread}"
 
 
 def tables(report: dict[str, Any]) -> str:
@@ -88,14 +70,8 @@ def _heading(report: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any], columns: Sequence[Column]) -> str:
-    lines = [
-        f"| | {' | '.join(column.title for column in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name, seeds in report["methods"].items():
-        cells = " | ".join(column.cell(seeds) for column in columns)
-        lines.append(f"| {report['labels'][name]} | {cells} |")
-    return "\n".join(lines) + "\n"
+    rows = {report["labels"][name]: seeds for name, seeds in report["methods"].items()}
+    return table(rows, columns)
 
 
 def _separation(

@@ -1,9 +1,12 @@
-"""Which images the gate lets through: its detectors beside others, and beside trivial ones.
+"""Which images the gate lets through, and how good its answers are, beside other methods.
 
     python -m benchmarks.uncertainty --out DIR [--data-dir DATA] [--workers 2]
 
 DIR is the folder of `benchmarks.posterior`, whose networks this reads. Writes `uncertainty.json`
-and `uncertainty.md` there. Ctrl-C stops it; the same command goes on, seed by seed.
+and `uncertainty.md` there: unfamiliar images and false alarms of every score, trivial ones among
+them; quality, selective risk and shift of every method; and the gate's own decisions. What is
+familiar is the data set of the runs' recipe, and what is not, its `data.ood`. Ctrl-C stops it; the
+same command goes on, seed by seed.
 
 Thresholds come from calibration images: 20 random halves of the recipe's, so that every figure has
 the spread of the calibration too. No foreign set has a part in anything but its own column.
@@ -15,7 +18,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,20 +28,23 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
+from benchmarks.sets import Grouped, each, grouped_sets
 from benchmarks.trivial import Trivial
+from benchmarks.uncertainty_figures import gate_figures, method_figures, separations
 from benchmarks.uncertainty_tables import tables
-from models.conformal import ConformalTest
+from models.conformal import CalibrationError
 from models.detectors import DETECTORS
-from models.preprocessing import LUMA, grey, prepare
+from models.preprocessing import grey, prepare
+from models.shape import Pixels
 from models.uncertainty import Array
-from training import data, detection, metrics, pool
+from training import detection, pool
 from training.baselines import fit, label, member_logits
 from training.baselines.judge import over_members, posterior_logits
+from training.certify import CertifyError
 from training.checkpoint import ChainError
-from training.data import DataError, Dataset, data_directory, from_arrays
+from training.data import DataError, Dataset, data_directory
 from training.evaluate import Answers, Logits
 from training.run import Run, RunError
-from training.views import FRAME, frame
 
 METHODS: dict[str, tuple[str, ...]] = {
     "map-8": ("max_probability", "energy"),
@@ -49,10 +55,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "laplace": ("predictive_entropy",),
 }
 POSTERIOR = "langevin-1"
-FLAG_AT, LEAK_AT = 0.01, 0.001
-FIGURES = "figures-uncertainty.json"
-SPLITS = 20
-NOISE_IMAGES = 2_000
+FIGURES = "uncertainty.json"
+TRAINING_IMAGES = 20_000
 
 
 def main() -> None:
@@ -67,7 +71,7 @@ def main() -> None:
         sys.exit(f"error: {options.out}: no seed-* here: run benchmarks.posterior first")
     try:
         print(compare(seeds, data_directory(options.data_dir), options.out, options.workers))
-    except (ChainError, DataError, RunError) as error:
+    except (CalibrationError, CertifyError, ChainError, DataError, RunError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command resumes")
@@ -84,17 +88,24 @@ def compare(seeds: list[Path], data_dir: Path, out: Path, workers: int) -> str:
         "recipe": recipe.model_dump(mode="json", exclude={"seed"}),
         "seeds": [path.name.removeprefix("seed-") for path in seeds],
         "machine": describe("torch"),
-        "rows": {row: [seed[row] for seed in figures] for row in figures[0]},
+        "rows": _by_name(figures, "rows"),
+        "methods": _by_name(figures, "methods"),
+        "gate": [seed["gate"] for seed in figures],
     }
     (out / "uncertainty.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     (out / "uncertainty.md").write_text(tables(report))
     return tables(report)
 
 
+def _by_name(figures: list[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
+    """Figures by the name of what they are of, then in the order of the seeds."""
+    return {name: [seed[kind][name] for seed in figures] for name in figures[0][kind]}
+
+
 def judge(
     path: Path, data_dir: Path, say: Callable[[str], None], stopped: Callable[[], bool]
 ) -> None:
-    """Every row of one seed, into its folder."""
+    """Every figure of one seed, into its folder."""
 
     def follow(_: object = None) -> None:
         if stopped():
@@ -102,103 +113,76 @@ def judge(
 
     run = Run.open(path, data_dir)
     problem, spec = run.problem, run.problem.input
-    sets = {"calibration": problem.calibration, "test": problem.test, **foreign_sets(run)}
+    sets = grouped_sets(run)
     rows: dict[str, dict[str, Any]] = {}
+    methods: dict[str, dict[str, Any]] = {}
 
-    def logits_of(name: str) -> dict[str, Logits]:
+    def logits_of(name: str) -> Grouped[Logits]:
         positions = torch.from_numpy(fit(name, run, 1, follow).positions)
-        found = {}
-        for part, dataset in sets.items():
+
+        def logits(part: Dataset) -> Logits:
             follow()
-            found[part] = member_logits(problem, positions, dataset)
+            return member_logits(problem, positions, part)
+
+        found = each(logits, sets)
         say(f"{path.name}: {name}")
         return found
 
     for name, scores in METHODS.items():
         logits = logits_of(name)
-        members, together = logits["test"].shape[1], not name.startswith("map")
-        separated = over_members(members, together, partial(_alone, logits, scores))
-        rows |= {f"{label(name, members)}: {score}": separated[score] for score in scores}
-    pixels = {part: grey(prepare(each.images, spec)[0], spec) for part, each in sets.items()}
+        members, together = logits["familiar"]["test"].shape[1], not name.startswith("map")
+        judged = over_members(members, together, partial(_alone, sets, logits, scores))
+        methods[label(name, members)] = judged["figures"]
+        rows |= {f"{label(name, members)}: {score}": judged[score] for score in scores}
     positions = torch.from_numpy(fit(POSTERIOR, run, 1, follow).positions)
 
     def ensemble(prepared: NDArray[np.float32]) -> Logits:
         return posterior_logits(problem.posterior, positions, torch.from_numpy(prepared))
 
     detectors = detection.fit(problem.train, spec, ensemble, run.recipe.seed).detectors
-    logits = logits_of(POSTERIOR)
-    answers = {part: Answers.detected(logits[part], pixels[part], detectors) for part in sets}
-    for score in DETECTORS:
-        named = f"{label(POSTERIOR, len(positions))}: {score}"
-        rows[named] = separations({part: each.scores[score] for part, each in answers.items()})
-    order = np.random.default_rng(run.recipe.seed).permutation(len(problem.train))
-    train = problem.train.select(order[:20_000])
-    trivial = Trivial.fit(grey(prepare(train.images, spec)[0], spec))
-    for score, detector in trivial.scores.items():
-        follow()
-        rows[f"trivial: {score}"] = separations(
-            {part: detector(values) for part, values in pixels.items()}
-        )
-    run.write(FIGURES, rows)
+    pixels = each(lambda part: grey(prepare(part.images, spec)[0], spec), sets)
+    answers = {
+        group: {
+            name: Answers.detected(values, pixels[group][name], detectors)
+            for name, values in parts.items()
+        }
+        for group, parts in logits_of(POSTERIOR).items()
+    }
+    named = label(POSTERIOR, len(positions))
+    methods[named] = method_figures(answers, sets)
+    rows |= {f"{named}: {score}": separations(_scores(answers, score)) for score in DETECTORS}
+    rows |= _trivial(run, {**pixels["familiar"], **pixels["foreign"]})
+    gate = gate_figures(run.recipe.policies["default"], answers, sets)
+    run.write(FIGURES, {"rows": rows, "methods": methods, "gate": gate})
     say(f"{path.name}: done")
 
 
-def _alone(logits: Mapping[str, Logits], scores: tuple[str, ...], chosen: slice) -> dict[str, Any]:
-    """Figures of scores of the chosen members alone."""
-    answers = {part: Answers.of(values[:, chosen]) for part, values in logits.items()}
+def _trivial(run: Run, pixels: dict[str, Pixels]) -> dict[str, dict[str, Any]]:
+    """Figures of the detectors without a network, from grey values [n, H, W] of each set."""
+    train, spec = run.problem.train, run.problem.input
+    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
+    images, _ = prepare(train.images[order[:TRAINING_IMAGES]], spec)
     return {
-        score: separations({part: each.scores[score] for part, each in answers.items()})
-        for score in scores
+        f"trivial: {score}": separations(
+            {name: detector(values) for name, values in pixels.items()}
+        )
+        for score, detector in Trivial.fit(grey(images, spec)).scores.items()
     }
 
 
-def foreign_sets(run: Run) -> dict[str, Dataset]:
-    """Unfamiliar sets: the recipe's, the same framed as MNIST is, grey CIFAR-10, and noise."""
-    sets: dict[str, Dataset] = {}
-    for name in run.recipe.data.ood:
-        part = run.foreign(name)
-        sets[name] = part
-        framed = frame(part.images)
-        sets[f"{name}-20"] = from_arrays(framed, part.labels, part.classes, name=name)
-    colours = data.load("cifar10", "test", run.data_dir)
-    middle = slice(2, 2 + FRAME)
-    luma = np.rint(colours.images[:, middle, middle] @ LUMA).astype(np.uint8)[..., None]
-    sets["cifar10-grey"] = from_arrays(luma, colours.labels, colours.classes, name="cifar10")
-    noise = np.random.default_rng(0).integers(0, 256, (NOISE_IMAGES, FRAME, FRAME, 1), np.uint8)
-    zeros = np.zeros(NOISE_IMAGES, dtype=np.int64)
-    sets["noise"] = from_arrays(noise, zeros, ("noise",), name="noise")
-    return sets
+def _alone(
+    sets: Grouped[Dataset], logits: Grouped[Logits], scores: tuple[str, ...], chosen: slice
+) -> dict[str, Any]:
+    """Figures of the chosen members alone, and of some of their scores."""
+    answers = each(lambda values: Answers.of(values[:, chosen]), logits)
+    separated = {score: separations(_scores(answers, score)) for score in scores}
+    return {"figures": method_figures(answers, sets), **separated}
 
 
-def separations(scores: Mapping[str, Array]) -> dict[str, dict[str, float]]:
-    """Figures of one score by foreign set, and the share of test images that it flags.
-
-    `auroc`, `fpr95`, `fpr99`: of the set against the test images. `leak`: share of the set that is
-    accepted at a false-alarm rate of 0.1 %, by thresholds from halves of the calibration images.
-    """
-    calibration, test = scores["calibration"], scores["test"]
-    randomness = np.random.default_rng(0)
-    halves = [
-        ConformalTest.fit(randomness.permutation(calibration)[: len(calibration) // 2])
-        for _ in range(SPLITS)
-    ]
-
-    def accepted(values: Array, alpha: float) -> list[float]:
-        return [float(np.mean(half.p_values(values) > alpha)) for half in halves]
-
-    figures = {
-        name: {
-            "auroc": metrics.auroc(test, values),
-            "fpr95": metrics.missed_at(test, values, 0.95),
-            "fpr99": metrics.missed_at(test, values, 0.99),
-            "leak": float(np.mean(accepted(values, LEAK_AT))),
-        }
-        for name, values in scores.items()
-        if name not in ("calibration", "test")
-    }
-    rates = accepted(test, FLAG_AT)
-    figures["test"] = {"flagged": 1 - float(np.mean(rates)), "spread": float(np.std(rates))}
-    return figures
+def _scores(answers: Grouped[Answers], score: str) -> dict[str, Array]:
+    """One score of the familiar and the foreign sets."""
+    judged = answers["familiar"] | answers["foreign"]
+    return {name: part.scores[score] for name, part in judged.items()}
 
 
 if __name__ == "__main__":

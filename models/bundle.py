@@ -14,7 +14,6 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from models.conformal import CalibrationError, ConformalTest
+from models.calibration import Calibration
+from models.conformal import CalibrationError
 from models.detectors import DETECTORS, FUSED, Detectors
 from models.manifest import Manifest
 
@@ -31,6 +31,7 @@ GRAPH = "ensemble.onnx"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
+CLASSES = "classes"
 REQUIRED = (GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
 
 
@@ -60,7 +61,7 @@ class Bundle:
         digest: sha256 of its manifest, 64 hexadecimal digits.
         manifest: the parsed manifest.
         detectors: what scores images.
-        tests: a conformal test for every detector.
+        calibration: the conformal tests of every detector.
         golden: inputs and expected answers.
     """
 
@@ -68,7 +69,7 @@ class Bundle:
     digest: str
     manifest: Manifest
     detectors: Detectors
-    tests: Mapping[str, ConformalTest]
+    calibration: Calibration
     golden: Golden
 
 
@@ -120,7 +121,7 @@ def load(path: Path) -> Bundle:
         digest,
         manifest,
         _read_detectors(root, manifest),
-        _read_tests(root, manifest),
+        _read_calibration(root, manifest),
         _read_golden(root, manifest),
     )
 
@@ -194,27 +195,46 @@ def read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.gene
         raise BundleError(f"{file}: not a readable array archive ({error})") from error
 
 
-def _read_tests(root: Path, manifest: Manifest) -> dict[str, ConformalTest]:
-    file = root / CALIBRATION
-    for score in (manifest.calibration.score, *(each.score for each in manifest.policies.values())):
+def read_calibration(file: Path, score: str, size: int, with_classes: bool) -> Calibration:
+    """The tests of the calibration scores in an archive.
+
+    Args:
+        file: the archive: scores [n] by detector, and the predicted classes [n] as `CLASSES`.
+        score: the detector that raises the flag.
+        size: n.
+        with_classes: whether the predicted classes are needed; archives were written without them.
+
+    Raises:
+        BundleError: it is no archive of plain arrays, or they are not n numbers each.
+    """
+    arrays = read_arrays(file, (*DETECTORS, CLASSES) if with_classes else DETECTORS)
+    for name, values in arrays.items():
+        kinds, expected = ("iu", "whole numbers") if name == CLASSES else ("f", "real numbers")
+        if values.dtype.kind not in kinds:
+            raise BundleError(f"{file}: {name} has type {values.dtype}, expected {expected}")
+        if values.shape != (size,):
+            raise BundleError(f"{file}: {name} has shape {values.shape}, {MANIFEST} says {size}")
+    scores = {name: arrays[name].astype(np.float64) for name in DETECTORS}
+    classes = arrays[CLASSES].astype(np.int64) if with_classes else None
+    try:
+        return Calibration.fit(score, scores, classes)
+    except CalibrationError as error:
+        raise BundleError(f"{file}: {error}") from error
+
+
+def _read_calibration(root: Path, manifest: Manifest) -> Calibration:
+    spec, policies = manifest.calibration, manifest.policies
+    for score in (spec.score, *(each.score for each in policies.values())):
         if score is not None and score not in DETECTORS:
             known = ", ".join(DETECTORS)
             raise BundleError(f"{root / MANIFEST}: unknown score {score!r}, known are {known}")
-    arrays = read_arrays(file, DETECTORS)
-    tests = {}
-    for name, scores in arrays.items():
-        if scores.dtype.kind != "f":
-            raise BundleError(f"{file}: {name} has type {scores.dtype}, expected real numbers")
-        if scores.shape != (manifest.calibration.size,):
-            raise BundleError(
-                f"{file}: {name} has shape {scores.shape}, "
-                f"{MANIFEST} says {manifest.calibration.size}"
-            )
-        try:
-            tests[name] = ConformalTest.fit(scores.astype(np.float64))
-        except CalibrationError as error:
-            raise BundleError(f"{file}: {name}: {error}") from error
-    return tests
+    with_classes = any(each.conditional_on is not None for each in policies.values())
+    calibration = read_calibration(root / CALIBRATION, spec.score, spec.size, with_classes)
+    try:
+        calibration.check(policies, manifest.labels)
+    except CalibrationError as error:
+        raise BundleError(f"{root / MANIFEST}: {error}") from error
+    return calibration
 
 
 def _read_detectors(root: Path, manifest: Manifest) -> Detectors:

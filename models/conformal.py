@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +98,14 @@ class ClassConditionalTest:
         """
         values, labels = np.asarray(scores), np.asarray(classes)
         result = np.zeros(values.shape)
-        for label, test in self.tests.items():
-            same = labels == label
-            result[same] = test.p_values(values[same])
+        for label in np.unique(labels):
+            if (test := self.tests.get(int(label))) is not None:
+                same = labels == label
+                result[same] = test.p_values(values[same])
         return result
 
 
+@lru_cache(maxsize=256)
 def conditional_level(alpha: float, size: int, confidence: float) -> float:
     """Level at which one calibration set of n images keeps the promised false-alarm rate.
 
@@ -121,8 +124,8 @@ def conditional_level(alpha: float, size: int, confidence: float) -> float:
 
     Returns:
         The level; 0.0 if no rank has the confidence, as for n < ln(1 − confidence) / ln(1 − α).
-        At level 0 no image is flagged, so the caller must refuse to calibrate a gate with it:
-        n is too small for this promise.
+        At level 0 no image is flagged: n is too small for this promise, and
+        `models.calibration` refuses it.
 
     Raises:
         ValueError: α or the confidence is not within (0, 1), or n < 1.
@@ -138,25 +141,27 @@ def conditional_level(alpha: float, size: int, confidence: float) -> float:
     return int(np.searchsorted(below, 1 - confidence, side="right")) / (size + 1)
 
 
-def benjamini_hochberg(p_values: Array, rate: float) -> NDArray[np.bool_]:
-    """Flag images of a batch so that the share of false flags among the flags is at most `rate`.
+def benjamini_hochberg(p_values: Array, rate: float) -> float:
+    """Level for a batch at which the share of false flags among the flags is at most `rate`.
 
-    Of m p-values in ascending order, those up to the largest i with p_(i) ≤ rate · i / m are
-    flagged. The false-discovery rate E[false flags / max(flags, 1)] is at most `rate` times the
-    share of familiar images: conformal p-values that share a calibration set are positively
-    dependent (PRDS), for which the procedure is valid (Benjamini & Yekutieli 2001; Bates et al.
-    2023, arXiv 2104.08279). The expectation runs over calibration sets and batches. With n
-    calibration images no flag is raised unless some i ≥ m / (rate · (n + 1)) images stand out.
+    Of m p-values in ascending order, the level is the largest p_(i) ≤ rate · i / m, and the images
+    with p ≤ level are flagged. The false-discovery rate E[false flags / max(flags, 1)] is at most
+    `rate` times the share of familiar images: conformal p-values that share a calibration set are
+    positively dependent (PRDS), for which the procedure is valid (Benjamini & Yekutieli 2001; Bates
+    et al. 2023, arXiv 2104.08279). P-values within classes are PRDS too: given the classes, those
+    of one class are, and classes are independent. The expectation runs over calibration sets and
+    batches. With n calibration images no flag is raised unless some i ≥ m / (rate · (n + 1)) images
+    stand out.
 
     An image that could not be judged (p-value 0 of a `ClassConditionalTest`, or not a number) is
-    flagged too, but it is no evidence: it counts neither in m nor in i.
+    no evidence: it counts neither in m nor in i. It lies above no level, so the gate flags it too.
 
     Args:
         p_values: conformal p-values [m] of one batch.
         rate: the promised false-discovery rate.
 
     Returns:
-        Whether each image is flagged [m].
+        The level; 0.0 if nothing stands out.
 
     Raises:
         ValueError: the rate is not within (0, 1).
@@ -164,9 +169,6 @@ def benjamini_hochberg(p_values: Array, rate: float) -> NDArray[np.bool_]:
     if not 0 < rate < 1:
         raise ValueError(f"the false-discovery rate must be within (0, 1), got {rate}")
     values = np.asarray(p_values, dtype=np.float64)
-    judged = values > 0
-    ascending = np.sort(values[judged])
+    ascending = np.sort(values[values > 0])
     passing = ascending * ascending.size <= rate * np.arange(1, ascending.size + 1)
-    level = ascending[passing].max(initial=0.0)
-    flags: NDArray[np.bool_] = ~judged | (values <= level)
-    return flags
+    return float(ascending[passing].max(initial=0.0))

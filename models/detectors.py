@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.density import ClassGaussians, ClassSubspaces
+from models.density import Classes, ClassGaussians, ClassSubspaces
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
 from models.shape import Pixels, shape_statistics
@@ -64,7 +64,8 @@ class Detectors:
             prediction: what the ensemble says of them.
             pixels: grey values from 0 to 1, [B, H, W].
         """
-        scores = single_scores(self.shape, self.strokes, prediction, pixels)
+        classes = prediction.probabilities.argmax(axis=1)
+        scores = single_scores(self.shape, self.strokes, prediction, pixels, classes)
         return scores | {FUSED: fuse(self.surprises, scores)}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -119,10 +120,13 @@ class Detectors:
 
 
 def single_scores(
-    shape: ClassGaussians, strokes: ClassSubspaces, prediction: Prediction, pixels: Pixels
+    shape: ClassGaussians,
+    strokes: ClassSubspaces,
+    prediction: Prediction,
+    pixels: Pixels,
+    classes: Classes,
 ) -> dict[str, Array]:
-    """Scores [B] of all detectors but the fused one."""
-    classes = prediction.probabilities.argmax(axis=1)
+    """Scores [B] of all detectors but the fused one, beside the classes [B] that are given."""
     return {
         **ensemble_scores(prediction),
         "shape": shape.distances(shape_statistics(pixels), classes),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from models.certificate import Certificate
 from models.policy import Policy
+from models.prediction_sets import SCORES, PredictionSets, ScoreName
 from models.preprocessing import InputSpec
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -173,6 +174,27 @@ class CertificateSpec(_Record):
         return self.accepted / self.calibration_size
 
 
+class SetLevels(_Record):
+    """What a recipe asks of prediction sets: a score of `SCORES`, and P(y ∈ C(x)) ≥ `coverage`."""
+
+    score: ScoreName
+    coverage: float = Field(gt=0, lt=1)
+
+
+class PredictionSetSpec(SetLevels):
+    """The `models.prediction_sets.PredictionSets` that keep what was asked."""
+
+    calibration_size: int = Field(gt=0)
+    threshold: float
+
+    @property
+    def fitted(self) -> PredictionSets:
+        """What makes the sets."""
+        return PredictionSets(
+            SCORES[self.score], self.coverage, self.calibration_size, self.threshold
+        )
+
+
 class Manifest(_Record):
     """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
 
@@ -190,6 +212,7 @@ class Manifest(_Record):
     calibration: CalibrationSpec
     policies: dict[Name, Policy] = Field(min_length=1)
     certificates: dict[Name, CertificateSpec] = Field(default_factory=dict)
+    prediction_sets: PredictionSetSpec | None = None
     results: dict[str, Any]
     libraries: dict[str, str]
     files: dict[str, Digest]
@@ -207,6 +230,13 @@ class Manifest(_Record):
                 raise ValueError(f"certificate {name!r} is of no policy of that name and levels")
             if certificate.calibration_size != self.calibration.size:
                 raise ValueError(f"certificate {name!r} is of another number of calibration images")
+        return self
+
+    @model_validator(mode="after")
+    def _prediction_sets_fit(self) -> Self:
+        sets = self.prediction_sets
+        if sets is not None and sets.calibration_size != self.calibration.size:
+            raise ValueError("prediction_sets are of another number of calibration images")
         return self
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.uncertainty import Array
 
@@ -28,10 +28,26 @@ class Policy(BaseModel):
     score: str | None = Field(
         None, description="Detector that raises the OOD flag; the bundle's own by default."
     )
+    alpha_confidence: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Confidence that this calibration set keeps alpha; by default it is kept on "
+        "average over calibration sets.",
+    )
+    conditional_on: Literal["class"] | None = Field(
+        None, description="Keep alpha within each predicted class, not on average over classes."
+    )
+
+    @model_validator(mode="after")
+    def _one_promise(self) -> Self:
+        if self.alpha_confidence is not None and self.conditional_on is not None:
+            raise ValueError("give either alpha_confidence or conditional_on")
+        return self
 
 
 def reasons_to_abstain(
-    policy: Policy, probabilities: Array, p_values: Array
+    policy: Policy, probabilities: Array, p_values: Array, level: float
 ) -> list[tuple[Reason, ...]]:
     """Why the policy abstains on each of B images; an empty tuple means accept.
 
@@ -39,10 +55,12 @@ def reasons_to_abstain(
         policy: the levels.
         probabilities: p̄ [B, K].
         p_values: conformal p-values of the OOD score [B].
+        level: of the OOD flag, which is raised at p ≤ level: that of `models.calibration`, or of
+            `models.conformal.benjamini_hochberg`.
 
     A probability or p-value that is not a number fails both tests: in doubt the gate abstains.
     """
-    familiar: NDArray[np.bool_] = p_values > policy.alpha
+    familiar: NDArray[np.bool_] = p_values > level
     certain: NDArray[np.bool_] = probabilities.max(axis=1) >= policy.min_probability
     reasons: list[tuple[Reason, ...]] = []
     for is_familiar, is_certain in zip(familiar, certain, strict=True):

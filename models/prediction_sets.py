@@ -26,8 +26,10 @@ random, and the most likely label is in every set: the coverage is at least the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ from models.conformal import CalibrationError
 from models.uncertainty import Array
 
 Score = Callable[[Array], Array]
+ScoreName = Literal["lac", "aps", "raps"]
 
 
 def lac(probabilities: Array) -> Array:
@@ -65,6 +68,14 @@ def raps(probabilities: Array, penalty: float, free: int) -> Array:
     scores = np.empty_like(ranked)
     np.put_along_axis(scores, order, before + penalty * late, axis=1)
     return scores
+
+
+SCORES: Mapping[ScoreName, Score] = {
+    "lac": lac,
+    "aps": aps,
+    "raps": partial(raps, penalty=0.01, free=5),
+}
+"""Scores by name; λ and k_reg of `raps` are those of its authors' example (arXiv 2107.07511)."""
 
 
 @dataclass(frozen=True)

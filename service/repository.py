@@ -36,8 +36,10 @@ class Model:
 
     def evaluate(self, images: Floats) -> list[Evidence]:
         """The evidence on each of the prepared images [B, C, H, W]."""
-        pixels = grey(images, self.manifest.input)
-        return weigh(self.runtime.logits(images), pixels, self.bundle.detectors, self.bundle.tests)
+        pixels, bundle = grey(images, self.manifest.input), self.bundle
+        return weigh(
+            self.runtime.logits(images), pixels, bundle.detectors, bundle.calibration.tests
+        )
 
 
 def open_model(settings: Settings) -> Model:

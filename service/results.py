@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from models.conformal import CalibrationError
 from models.manifest import CertificateSpec
-from models.policy import Policy, decision, reasons_to_abstain
+from models.policy import Policy, decision
 from service.errors import GateError, InferenceError, InvalidError
 from service.evidence import Evidence
 from service.intake import Prepared
+from service.judgement import Judgement, judge
 from service.repository import Model
 
 PROBLEM_TYPE = "urn:problem-type:langevin-gate:"
@@ -32,12 +32,14 @@ class Options:
     Attributes:
         policy_name: the policy's name.
         policy: its levels, `alpha` as the request has it.
+        fdr: false-discovery rate among the request's images, in place of the policy's α.
         explain: add the probabilities of each member.
         top_k: tell this many classes, the most probable first; None tells all, in label order.
     """
 
     policy_name: str
     policy: Policy
+    fdr: float | None = None
     explain: bool = False
     top_k: int | None = None
 
@@ -46,13 +48,15 @@ def choose_options(
     model: Model,
     policy: str,
     alpha: float | None = None,
+    fdr: float | None = None,
     explain: bool = False,
     top_k: int | None = None,
 ) -> Options:
     """Check a request's options against the model.
 
     Raises:
-        InvalidError: there is no such policy, or there are fewer than `top_k` classes.
+        InvalidError: there is no such policy, its promise cannot be kept at `alpha`, both `alpha`
+            and `fdr` are given, or there are fewer than `top_k` classes.
     """
     policies, classes = model.manifest.policies, len(model.manifest.labels)
     if (levels := policies.get(policy)) is None:
@@ -64,8 +68,14 @@ def choose_options(
             "/query/top_k"
         )
     if alpha is not None:
+        if fdr is not None:
+            raise InvalidError("give either alpha or fdr").at("/query/fdr")
         levels = levels.model_copy(update={"alpha": alpha})
-    return Options(policy, levels, explain, top_k)
+        try:
+            model.bundle.calibration.check({policy: levels}, model.manifest.labels)
+        except CalibrationError as error:
+            raise InvalidError(str(error)).at("/query/alpha") from error
+    return Options(policy, levels, fdr, explain, top_k)
 
 
 def problem(error: GateError, request_id: str) -> Json:
@@ -101,6 +111,7 @@ def model_details(model: Model, default_policy: str) -> Json:
     """All that a client may want to know of a model."""
     manifest = model.manifest
     certificates = {name: _promise(each) for name, each in manifest.certificates.items()}
+    sets = manifest.prediction_sets
     return model_info(model) | {
         "labels": list(manifest.labels),
         "input": manifest.input.model_dump(mode="json"),
@@ -114,6 +125,7 @@ def model_details(model: Model, default_policy: str) -> Json:
         "calibration_size": manifest.calibration.size,
         "certificate": certificates.get(default_policy),
         "certificates": certificates,
+        "prediction_sets": sets.model_dump() if sets else None,
         "runtime": model.runtime.name,
         "device": model.runtime.device,
     }
@@ -122,7 +134,9 @@ def model_details(model: Model, default_policy: str) -> Json:
 def certificate(model: Model, options: Options) -> Json | None:
     """What was proved of the levels in use; None if nothing was, or the request changed them."""
     proved = model.manifest.certificates.get(options.policy_name)
-    return _promise(proved) if proved and proved.policy == options.policy else None
+    if proved is None or proved.policy != options.policy or options.fdr is not None:
+        return None
+    return _promise(proved)
 
 
 def _promise(proved: CertificateSpec) -> Json:
@@ -156,24 +170,13 @@ def results(
         options: what the request asks for.
         request_id: for the problem objects.
     """
-    answers = iter(zip(evidence, _reasons(model, evidence, options), strict=True))
+    judged = judge(model.bundle, options.policy, options.fdr, evidence) if evidence else []
+    judgements = iter(judged)
     return [
         _refused(image, request_id)
         if isinstance(image, GateError)
-        else _answered(model, image, *next(answers), options, request_id)
+        else _answered(model, image, next(judgements), options, request_id)
         for image in images
-    ]
-
-
-def _reasons(model: Model, evidence: Sequence[Evidence], options: Options) -> list[tuple[Any, ...]]:
-    if not evidence:
-        return []
-    detector = options.policy.score or model.manifest.calibration.score
-    probabilities = np.stack([each.probabilities for each in evidence])
-    p_values = np.array([each.p_values[detector] for each in evidence])
-    reasons = reasons_to_abstain(options.policy, probabilities, p_values)
-    return [
-        why if each.finite else ("uncertain",) for each, why in zip(evidence, reasons, strict=True)
     ]
 
 
@@ -185,6 +188,7 @@ def _refused(error: GateError, request_id: str) -> Json:
         "probabilities": None,
         "uncertainty": None,
         "ood": None,
+        "prediction_set": None,
         "members_used": 0,
         "input": None,
         "error": problem(error, request_id),
@@ -194,18 +198,19 @@ def _refused(error: GateError, request_id: str) -> Json:
 def _answered(
     model: Model,
     image: Prepared,
-    evidence: Evidence,
-    reasons: tuple[Any, ...],
+    judgement: Judgement,
     options: Options,
     request_id: str,
 ) -> Json:
+    evidence = judgement.evidence
     result: Json = {
-        "decision": decision(reasons),
-        "reasons": list(reasons),
+        "decision": decision(judgement.reasons),
+        "reasons": list(judgement.reasons),
         "label": None,
         "probabilities": None,
         "uncertainty": None,
-        "ood": _ood(model, evidence, reasons, options),
+        "ood": _ood(model, judgement, options),
+        "prediction_set": None,
         "members_used": model.runtime.members,
         "input": image.info,
         "error": None,
@@ -220,6 +225,8 @@ def _answered(
     result["label"] = labels[order[0]]
     result["probabilities"] = {labels[index]: values[index] for index in shown}
     result["uncertainty"] = _uncertainty(model, evidence)
+    if judgement.inside is not None:
+        result["prediction_set"] = [labels[index] for index in order if judgement.inside[index]]
     if options.explain:
         members = evidence.member_probabilities().tolist()
         result["members"] = [{labels[index]: each[index] for index in shown} for each in members]
@@ -233,12 +240,15 @@ def _uncertainty(model: Model, evidence: Evidence) -> Json:
     return content | {"unit": "nat", "maximum": maximum, "share": share}
 
 
-def _ood(model: Model, evidence: Evidence, reasons: tuple[Any, ...], options: Options) -> Json:
-    detector = options.policy.score or model.manifest.calibration.score
+def _ood(model: Model, judgement: Judgement, options: Options) -> Json:
+    evidence, calibration = judgement.evidence, model.bundle.calibration
+    detector = calibration.detector(options.policy)
     content: Json = {
-        "flag": "ood" in reasons,
-        "p_value": evidence.p_values[detector],
-        "alpha": options.policy.alpha,
+        "flag": "ood" in judgement.reasons,
+        "p_value": judgement.p_value,
+        "alpha": options.policy.alpha if options.fdr is None else None,
+        "fdr": options.fdr,
+        "level": judgement.level,
         "score": evidence.scores[detector],
         "detector": detector,
         "detectors": {
@@ -248,8 +258,7 @@ def _ood(model: Model, evidence: Evidence, reasons: tuple[Any, ...], options: Op
     }
     if evidence.finite:
         return content
-    least = 1.0 / (model.bundle.tests[detector].size + 1)
-    unknown = {"score": None, "p_value": least}
+    unknown = {"score": None, "p_value": 1.0 / (calibration.size + 1)}
     return content | unknown | {"flag": True, "detectors": dict.fromkeys(evidence.scores, unknown)}
 
 

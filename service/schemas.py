@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.policy import Decision, Reason
+from models.prediction_sets import ScoreName
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -94,8 +95,20 @@ class Ood(_Answer):
     """Whether the image is unlike the training data, at a known false-alarm rate."""
 
     flag: bool
-    p_value: Probability = Field(description="Small means unlike the training data.")
-    alpha: Probability = Field(description="The flag is raised at p_value <= alpha.")
+    p_value: Probability = Field(
+        description="Small means unlike the training data; within the predicted class if the "
+        "policy is conditional on it."
+    )
+    alpha: Probability | None = Field(
+        description="The promised false-alarm rate; null if fdr is promised instead."
+    )
+    fdr: Probability | None = Field(
+        description="The promised false-discovery rate among the flags of this request."
+    )
+    level: Probability = Field(
+        description="The flag is raised at p_value <= level: alpha, or a level that keeps what is "
+        "promised."
+    )
     score: float | None
     detector: str = Field(description="The detector that raises the flag.")
     detectors: dict[str, DetectorScore]
@@ -121,6 +134,10 @@ class Result(_Answer):
     )
     uncertainty: Uncertainty | None
     ood: Ood | None
+    prediction_set: list[str] | None = Field(
+        description="The labels that the image may have, the most probable first; null if it could "
+        "not be answered, or if the model has no sets."
+    )
     members_used: int
     input: InputInfo | None
     error: Problem | None = Field(description="Set when this image could not be answered.")
@@ -174,7 +191,7 @@ class PredictResponse(_Answer):
     model: ModelInfo
     policy: str
     certificate: CertificateInfo | None = Field(
-        description="Of the policy in use; null if it has none, or if alpha was changed."
+        description="Of the policy in use; null if it has none, if alpha was changed, or with fdr."
     )
     request_id: str
     timing_ms: Timing
@@ -193,6 +210,21 @@ class PolicyInfo(_Answer):
     alpha: float
     min_probability: float
     score: str | None = Field(description="Detector that raises the flag, if not the model's.")
+    alpha_confidence: float | None = Field(
+        description="Confidence that alpha holds for this calibration; null: on average over them."
+    )
+    conditional_on: Literal["class"] | None = Field(
+        description="Whether alpha holds within each predicted class; null: on average over them."
+    )
+
+
+class PredictionSetInfo(_Answer):
+    """What the prediction sets promise: they hold the true label with this probability."""
+
+    score: ScoreName
+    coverage: Probability
+    calibration_size: int
+    threshold: float = Field(description="The largest score of a label within a set.")
 
 
 class InputSpecInfo(_Answer):
@@ -218,6 +250,7 @@ class ModelDetails(ModelInfo):
     calibration_size: int
     certificate: CertificateInfo | None = Field(description="Of the default policy.")
     certificates: dict[str, CertificateInfo] = Field(description="By policy.")
+    prediction_sets: PredictionSetInfo | None
     runtime: str
     device: str
 

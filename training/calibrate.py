@@ -1,22 +1,56 @@
-"""Calibration: detector scores of held-out images that training has not seen."""
+"""Calibration: what held-out images that training has not seen say of scores and probabilities.
+
+They must be a random part of the training data: what is promised holds for images exchangeable with
+them, and for no others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 
-from models.conformal import ConformalTest
-from models.uncertainty import Array
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import CLASSES
+from models.calibration import Calibration
+from models.conformal import CalibrationError
+from models.manifest import PredictionSetSpec, SetLevels
+from models.prediction_sets import SCORES, PredictionSets
+from training.evaluate import Answers, Labels
 
 
-def calibrate(scores: Mapping[str, Array]) -> dict[str, ConformalTest]:
-    """A conformal test for every detector, from its scores [n] of held-out images.
+def calibrate(score: str, answers: Answers) -> Calibration:
+    """The conformal tests of every detector; `score` raises the flag."""
+    return Calibration.fit(score, answers.scores, answers.classes)
 
-    The images must be a random part of the training data: p-values are exact for images
-    exchangeable with them, and for no others.
+
+def fit_sets(
+    levels: SetLevels | None, answers: Answers, labels: Labels
+) -> PredictionSetSpec | None:
+    """The prediction sets that a recipe asks for, if it does, from answers and labels [n].
+
+    Raises:
+        CalibrationError: there are too few images for the coverage: every set would hold every
+            label.
     """
-    return {name: ConformalTest.fit(values) for name, values in scores.items()}
+    if levels is None:
+        return None
+    probabilities, coverage = answers.prediction.probabilities, levels.coverage
+    sets = PredictionSets.fit(probabilities, labels, coverage, SCORES[levels.score])
+    if math.isinf(sets.threshold):
+        needed = math.ceil(round(coverage / (1 - coverage), 9))
+        raise CalibrationError(
+            f"prediction_sets: {sets.size:,} calibration images are too few for a coverage of "
+            f"{coverage:g}: {needed:,} are needed"
+        )
+    return PredictionSetSpec(
+        score=levels.score,
+        coverage=coverage,
+        calibration_size=sets.size,
+        threshold=sets.threshold,
+    )
 
 
-def stored(tests: Mapping[str, ConformalTest]) -> dict[str, Array]:
-    """The scores, as `calibration.npz` has them."""
-    return {name: test.scores for name, test in tests.items()}
+def stored(answers: Answers) -> dict[str, NDArray[np.generic]]:
+    """Scores and predicted classes in the order of the images, as `calibration.npz` has them."""
+    return {**answers.scores, CLASSES: answers.classes}

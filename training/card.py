@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from models.manifest import Manifest
+from models.policy import Policy
 
 PERCENT = 100
 EXPLAINS = 0.5  # share of a layer's excess temperature at which noise is called its likely reason
@@ -75,6 +76,8 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
             )
             + ".",
             "",
+            *_class_lines(manifest),
+            *_set_lines(manifest),
             *_foreign_lines(manifest),
             *_shift_lines(manifest),
             "## Policies",
@@ -82,7 +85,7 @@ def model_card(manifest: Manifest, diagnostics: dict[str, Any]) -> str:
             "| policy | flag | α | least probability | accepted | error among accepted |",
             "|---|---|---|---|---|---|",
             *(
-                f"| {name} | {policy.score or manifest.calibration.score} | {policy.alpha:g} "
+                f"| {name} | {policy.score or manifest.calibration.score} | {_alpha(policy)} "
                 f"| {policy.min_probability:g} "
                 f"| {_percent(test['policies'][name]['accepted'])} "
                 f"| {_percent(test['policies'][name]['error_among_accepted'])} |"
@@ -197,6 +200,49 @@ def _prior_lines(diagnostics: dict[str, Any]) -> list[str]:
     ]
 
 
+def _class_lines(manifest: Manifest) -> list[str]:
+    rates = manifest.results["test"].get("class_flag_rate")
+    if not rates:
+        return []
+    marginal, within = rates["marginal"]["0.01"], rates["class"]["0.01"]
+    return [
+        "The same by predicted class, at α = 1 %: with p-values over all calibration images, and "
+        "over those of the class, which a policy with `conditional_on` takes.",
+        "",
+        "| predicted class | over all | over the class |",
+        "|---|---|---|",
+        *(
+            f"| {label} | {_percent(marginal[index])} | {_percent(within[index])} |"
+            for index, label in ((str(number), each) for number, each in enumerate(manifest.labels))
+        ),
+        "",
+    ]
+
+
+def _set_lines(manifest: Manifest) -> list[str]:
+    sets = manifest.prediction_sets
+    if sets is None:
+        return []
+    measured = {"test": manifest.results["test"], **manifest.results["shift"]}
+    return [
+        "## Prediction sets",
+        "",
+        f"A set ({sets.score}, {sets.calibration_size:,} calibration images) holds the true label "
+        f"of an image like them with probability at least {PERCENT * sets.coverage:g} %, on "
+        "average over images and calibration sets. Nothing is promised of shifted images, or of a "
+        "single class.",
+        "",
+        "| set of images | coverage | labels in a set (mean) |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {_percent(figures['prediction_sets']['coverage'])} "
+            f"| {figures['prediction_sets']['mean_size']:.3f} |"
+            for name, figures in measured.items()
+        ),
+        "",
+    ]
+
+
 def _foreign_lines(manifest: Manifest) -> list[str]:
     if not manifest.results["ood"]:
         return []
@@ -265,6 +311,12 @@ def _certificate_lines(manifest: Manifest) -> list[str]:
         ),
         "",
     ]
+
+
+def _alpha(policy: Policy) -> str:
+    if policy.alpha_confidence is not None:
+        return f"{policy.alpha:g}, with confidence {PERCENT * policy.alpha_confidence:g} %"
+    return f"{policy.alpha:g}, in each class" if policy.conditional_on else f"{policy.alpha:g}"
 
 
 def _size(manifest: Manifest, role: str) -> int:

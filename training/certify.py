@@ -191,7 +191,7 @@ def _part(manifest: Manifest, role: Role) -> DataSource:
 
 def _check_scores(bundle: Bundle, score: str, scores: Array) -> None:
     """The gate compares with the scores in the bundle: they must be those of the images."""
-    expected, actual = bundle.tests[score].scores, ConformalTest.fit(scores).scores
+    expected, actual = bundle.calibration.tests[score].scores, ConformalTest.fit(scores).scores
     if expected.shape != actual.shape:
         raise CertifyError(
             f"{bundle.path / CALIBRATION}: {expected.size} scores of {actual.size} images"

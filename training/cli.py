@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.bundle import BundleError, load, read_manifest, resolve
+from models.conformal import CalibrationError
 from models.manifest import Verdict
 from models.networks import NetworkError
 from training import chains, data
@@ -53,6 +54,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Chains run side by sid
 
 FAILURES = (
     BundleError,
+    CalibrationError,
     CertifyError,
     ComparisonError,
     ExportError,
@@ -314,6 +316,8 @@ def _calibrate(run: Run) -> None:
             f"confidence {certificate.confidence:g}, from probability {certificate.threshold:g} "
             f"on; accepts {100 * certificate.coverage:.2f} %"
         )
+    if (sets := run.prediction_sets) is not None:
+        _say(f"prediction sets: {sets.score}, coverage {sets.coverage:g}, up to {sets.threshold:g}")
 
 
 def _evaluate(run: Run) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibration import Calibration
 from models.conformal import ConformalTest
 from models.detectors import Detectors, ensemble_scores
 from models.policy import Policy, reasons_to_abstain
+from models.prediction_sets import PredictionSets
 from models.shape import Pixels
 from models.uncertainty import Array, Prediction, summarise
 from training import metrics
@@ -24,6 +26,7 @@ Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 ALPHAS = (0.05, 0.01, 0.001)
+RISKS = (0.001, 0.01)
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,24 @@ class Answers:
         prediction = summarise(logits)
         return cls(prediction, detectors.scores(prediction, pixels), logits.argmax(axis=2))
 
+    @property
+    def classes(self) -> Labels:
+        """The predicted classes, [n]."""
+        classes: Labels = self.prediction.probabilities.argmax(axis=1)
+        return classes
+
 
 def quality(answers: Answers, labels: Labels) -> dict[str, float]:
-    """Accuracy, NLL (nats), ECE over 15 bins, Brier score and AURC, and mean entropies (nats)."""
+    """Accuracy, NLL (nats), ECE over 15 bins, Brier score, AURC and AUGRC, and mean entropies.
+
+    `coverage_at_R` is the largest share of images, ranked by max p, among which the error is ≤ R;
+    entropies are in nats.
+    """
     prediction = answers.prediction
+    coverages = {
+        f"coverage_at_{risk}": metrics.coverage_at_risk(prediction.probabilities, labels, risk)
+        for risk in RISKS
+    }
     return {
         "accuracy": metrics.accuracy(prediction.probabilities, labels),
         "member_accuracy": float((answers.choices == labels[:, None]).mean()),
@@ -63,6 +80,8 @@ def quality(answers: Answers, labels: Labels) -> dict[str, float]:
         "ece": metrics.calibration_error(prediction.probabilities, labels),
         "brier": metrics.brier(prediction.probabilities, labels),
         "aurc": metrics.aurc(prediction.probabilities, labels),
+        "augrc": metrics.augrc(prediction.probabilities, labels),
+        **coverages,
         "predictive_entropy": float(prediction.predictive_entropy.mean()),
         "mutual_information": float(prediction.mutual_information.mean()),
     }
@@ -74,6 +93,44 @@ def flag_rates(tests: Mapping[str, ConformalTest], answers: Answers) -> dict[str
     return {
         name: {str(alpha): float((values <= alpha).mean()) for alpha in ALPHAS}
         for name, values in p_values.items()
+    }
+
+
+def class_flag_rates(
+    calibration: Calibration, answers: Answers
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Share of the images predicted as each class that the bundle's flag is raised on, at each α.
+
+    Returns:
+        `marginal`: by p-values over all calibration images, `class`: by those within the class;
+        None for a class that no image is taken for. Classes are numbered as the labels are.
+    """
+    scores, classes = answers.scores[calibration.score], answers.classes
+    p_values = {
+        "marginal": calibration.tests[calibration.score].p_values(scores),
+        "class": calibration.class_tests[calibration.score].p_values(scores, classes),
+    }
+    members = {
+        str(label): classes == label for label in range(answers.prediction.probabilities.shape[1])
+    }
+    return {
+        kind: {
+            str(alpha): {
+                label: float((values[mine] <= alpha).mean()) if mine.any() else None
+                for label, mine in members.items()
+            }
+            for alpha in ALPHAS
+        }
+        for kind, values in p_values.items()
+    }
+
+
+def set_figures(sets: PredictionSets, answers: Answers, labels: Labels) -> dict[str, float]:
+    """Share of prediction sets that hold the label, and the mean number of labels in a set."""
+    inside = sets.sets(answers.prediction.probabilities)
+    return {
+        "coverage": float(inside[np.arange(len(labels)), labels].mean()),
+        "mean_size": float(inside.sum(axis=1).mean()),
     }
 
 
@@ -91,7 +148,11 @@ def separation(familiar: Answers, unfamiliar: Answers) -> dict[str, dict[str, fl
 
 
 def gate(
-    policy: Policy, p_values: Array, answers: Answers, labels: Labels | None
+    policy: Policy,
+    p_values: Array,
+    answers: Answers,
+    labels: Labels | None,
+    level: float,
 ) -> dict[str, float | None]:
     """What a policy does: share accepted and, with labels, the error among the accepted.
 
@@ -100,9 +161,10 @@ def gate(
         p_values: of the detector that raises the flag, [n].
         answers: of the ensemble.
         labels: [n], or None for images of no class.
+        level: of the flag, as `reasons_to_abstain` takes it.
     """
     probabilities = answers.prediction.probabilities
-    reasons = reasons_to_abstain(policy, probabilities, p_values)
+    reasons = reasons_to_abstain(policy, probabilities, p_values, level)
     accepted = np.array([not reason for reason in reasons])
     errors = None
     if labels is not None and accepted.any():
@@ -111,8 +173,8 @@ def gate(
 
 
 def evaluate(
-    tests: Mapping[str, ConformalTest],
-    score: str,
+    calibration: Calibration,
+    sets: PredictionSets | None,
     policies: Mapping[str, Policy],
     test: tuple[Answers, Labels],
     ood: Mapping[str, Answers],
@@ -121,8 +183,8 @@ def evaluate(
     """All figures of one ensemble, ready for JSON.
 
     Args:
-        tests: the conformal test of each detector.
-        score: the detector that raises the flag, where a policy names none.
+        calibration: the conformal tests of each detector.
+        sets: the prediction sets, if there are any.
         policies: named policies.
         test: answers on the test set, and its labels [n].
         ood: answers on unfamiliar sets.
@@ -132,23 +194,29 @@ def evaluate(
 
     def flags(answers: Answers, truth: Labels | None) -> dict[str, Any]:
         def judged(policy: Policy) -> dict[str, float | None]:
-            name = policy.score or score
-            p_values = tests[name].p_values(answers.scores[name])
-            return gate(policy, p_values, answers, truth)
+            scores = answers.scores[calibration.detector(policy)]
+            p_values = calibration.p_values(policy, scores, answers.classes)
+            return gate(policy, p_values, answers, truth, calibration.level(policy))
 
         return {
-            "flag_rate": flag_rates(tests, answers),
+            "flag_rate": flag_rates(calibration.tests, answers),
             "policies": {name: judged(policy) for name, policy in policies.items()},
         }
 
     def known(answers: Answers, truth: Labels) -> dict[str, Any]:
-        return {**quality(answers, truth), **flags(answers, truth)}
+        figures = {**quality(answers, truth), **flags(answers, truth)}
+        if sets is not None:
+            figures["prediction_sets"] = set_figures(sets, answers, truth)
+        return figures
 
     def foreign(answers: Answers) -> dict[str, Any]:
         return {"separation": separation(familiar, answers), **flags(answers, None)}
 
     return {
-        "test": known(familiar, labels),
+        "test": {
+            **known(familiar, labels),
+            "class_flag_rate": class_flag_rates(calibration, familiar),
+        },
         "ood": {name: foreign(answers) for name, answers in ood.items()},
         "shift": {name: known(answers, truth) for name, (answers, truth) in shift.items()},
     }

@@ -11,10 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.uncertainty import Array
+from training.apart import DECISIONS, shares
 from training.relaxation import RELAXED
 
 matplotlib.use("Agg")
 
+DRAWN = 400  # images of each set, at equal distances in its order
+COLUMNS = 3
+LOOKS = {"accept": ("#009E73", "o"), "uncertain": ("#D55E00", "^"), "ood": ("#0072B2", "x")}
 CHOICES = {"served": ("black", "o"), "thinned": ("tab:blue", "s"), "random": ("tab:gray", None)}
 
 
@@ -67,18 +71,55 @@ def draw_temperatures(diagnostics: dict[str, Any]) -> Figure:
     return figure
 
 
-def draw_scores(scores: dict[str, Array], name: str) -> Figure:
-    """Share of images above a score, for each set; `name` is the score's."""
+def draw_scores(placed: dict[str, Array], name: str) -> Figure:
+    """Share of images above a score, for each set of `training.apart.points`."""
     figure, (axes,) = _panels(1)
-    for label, values in scores.items():
-        ordered = np.sort(values)
-        rejected = 1 - np.arange(len(ordered)) / len(ordered)
-        axes.plot(ordered, rejected, label=label, lw=2 if label == "test" else 1.2)
+    for label, (_, scores, _) in placed.items():
+        ordered = np.sort(scores)
+        above = 1 - np.arange(len(ordered)) / len(ordered)
+        axes.plot(ordered, above, label=label, lw=2 if label.startswith("test") else 1.2)
     axes.set_xscale("symlog", linthresh=1e-4)
     axes.set_yscale("log")
     axes.set_xlabel(f"{name.replace('_', ' ')} (nats)")
     axes.set_ylabel("share of images above")
     axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def draw_points(placed: dict[str, Array], name: str) -> Figure:
+    """Sets of images by ambiguity and unfamiliarity, a panel each, from `training.apart.points`.
+
+    Grey in every panel: the first set. The line is the lowest score of all that raises the flag.
+    No line parts `accept` from `uncertain`: there the policy asks for the label's probability, and
+    the colour says what came of it. The colour-blind tell the colours apart (Okabe & Ito 2008).
+    """
+    rows = -(-len(placed) // COLUMNS)
+    figure = Figure(figsize=(9.6, 1 + 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
+    _, scores, decisions = np.concatenate(list(placed.values()), axis=1)
+    flagged = scores[decisions == DECISIONS.index("ood")]
+    drawn = {label: values[:, :: -(-values.shape[1] // DRAWN)] for label, values in placed.items()}
+    for axes, (label, values) in zip(panels, placed.items(), strict=False):
+        ambiguity, score, kinds = drawn[label]
+        axes.plot(*next(iter(drawn.values()))[:2], "o", ms=2.5, color="0.82", mew=0)
+        for kind, decision in enumerate(DECISIONS):
+            of, (color, marker) = kinds == kind, LOOKS[decision]
+            axes.plot(ambiguity[of], score[of], marker, ms=3, mew=0.7, color=color, label=decision)
+        if flagged.size:
+            axes.axhline(flagged.min(), color="black", lw=0.8, ls="--", label="least flagged score")
+        parts = [f"{decision} {100 * part:.1f} %" for decision, part in shares(values).items()]
+        axes.set_title(f"{label}: {values.shape[1]:,} images\n{', '.join(parts)}", size=8.5)
+        if np.abs(scores).max() > 1:
+            axes.set_yscale("symlog", linthresh=1, linscale=0.5)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(placed) :]:
+        axes.set_axis_off()
+    panels[0].set(xlim=(0, None), ylim=(0 if scores.min() >= 0 else None, None))
+    figure.supxlabel("expected entropy (nats): how ambiguous", size=10)
+    figure.supylabel(f"{name.replace('_', ' ')}: how unfamiliar", size=10)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.posterior import Posterior
@@ -75,3 +77,16 @@ def coordinates(images: int, classes: int) -> tuple[Tensor, Tensor]:
 def log_probabilities(posterior: Posterior, position: Tensor, images: Tensor) -> Tensor:
     """Log p(k|x, θ) [n, K] of one weight vector [D] for images [n, C, H, W], float64."""
     return F.log_softmax(posterior.logits(position, images).double(), dim=1)
+
+
+def sample_probabilities(
+    posterior: Posterior, samples: NDArray[np.float32], images: Tensor
+) -> NDArray[np.float32]:
+    """Class probabilities [S, n, K] of weight vectors [S, D] for images [n, C, H, W]."""
+    positions = [torch.from_numpy(sample.copy()) for sample in samples]
+    return np.stack(
+        [
+            log_probabilities(posterior, position, images).exp().float().numpy()
+            for position in positions
+        ]
+    )

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from models.manifest import Name
+from models.manifest import Name, SetLevels
 from models.networks import Network
 from models.policy import Policy
 from training.posterior import Posterior, PriorError
@@ -288,6 +288,11 @@ def _levels(content: Any) -> Any:
     certified = not content.keys().isdisjoint(("target_risk", "confidence"))
     if certified == ("min_probability" in content):
         raise ValueError("give either min_probability, or target_risk and confidence")
+    if certified and not content.keys().isdisjoint(("alpha_confidence", "conditional_on")):
+        raise ValueError(
+            "a certificate is proved of the marginal flag alone: give either target_risk and "
+            "confidence, or alpha_confidence or conditional_on"
+        )
     return (CertifiedPolicy if certified else Policy).model_validate(content)
 
 
@@ -319,6 +324,7 @@ class Recipe(_Table):
         "fused",
     ]
     policies: dict[Name, Levels]
+    prediction_sets: SetLevels | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

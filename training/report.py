@@ -28,7 +28,7 @@ def write(
     manifest: Manifest,
     diagnostics: dict[str, Any],
     traces: Array,
-    scores: dict[str, Array],
+    placed: dict[str, Array],
 ) -> None:
     """Write `report/` and `MODEL_CARD.md` into `folder`.
 
@@ -37,7 +37,7 @@ def write(
         manifest: what is published.
         diagnostics: figures of `training.verdict`, ready for JSON.
         traces: validation NLL at the trace points of the sampling phase, nats, [C, t].
-        scores: the flag's score on the test set (key "test") and on unfamiliar sets.
+        placed: where the images of each set lie, and what becomes of them, `training.apart.place`.
     """
     report = folder / "report"
     report.mkdir(parents=True, exist_ok=True)
@@ -48,10 +48,12 @@ def write(
         "results": manifest.results,
     }
     (report / "report.json").write_text(json.dumps(content, indent=1) + "\n")
+    score = manifest.policies["default"].score or manifest.calibration.score
     drawn = {
         "traces": figures.draw_traces(traces),
         "temperatures": figures.draw_temperatures(diagnostics),
-        "scores": figures.draw_scores(scores, manifest.calibration.score),
+        "scores": figures.draw_scores(placed, score),
+        "apart": figures.draw_points(placed, score),
     }
     optional = {
         "members": ("members", figures.draw_members),

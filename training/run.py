@@ -8,7 +8,9 @@ bundle/                graph, weights                              export
 bundle/calibration.npz detectors, their scores of held-out images  calibrate
 detection.json         which detectors are fused, and why          calibrate
 certificates.json      what is proved, and at which probability    calibrate
+prediction_sets.json   their score and threshold                   calibrate
 evaluation.json        figures on the test and unfamiliar sets     evaluate
+places.npz             how ambiguous and unfamiliar images are     evaluate
 bundles/NAME/VERSION/  the published bundle                        publish
 """
 
@@ -24,14 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from torch import Tensor
 
 from models import bundle as bundles
-from models.conformal import ConformalTest
-from models.detectors import DETECTORS, Detectors
+from models.calibration import Calibration
+from models.detectors import Detectors
 from models.manifest import (
     CalibrationSpec,
     CertificateSpec,
@@ -40,18 +40,21 @@ from models.manifest import (
     Members,
     NetworkSpec,
     PosteriorSpec,
+    PredictionSetSpec,
     Verdict,
 )
 from models.policy import Policy
 from models.preprocessing import grey, prepare
 from training import chains, data, detection, export, pool, report
-from training.calibrate import calibrate, stored
+from training.ambiguous import ambiguous
+from training.apart import ambiguity, place
+from training.calibrate import calibrate, fit_sets, stored
 from training.certify import certify_policies
 from training.data import Dataset
 from training.detection import Ensemble
 from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
-from training.observables import log_probabilities
+from training.observables import sample_probabilities
 from training.prior_predictive import prior_predictive
 from training.problem import Problem, formulate, source
 from training.recipe import Recipe
@@ -145,7 +148,12 @@ class Run:
         problem = self.problem
         verdict, figures = diagnose(problem, self.results)
         images, labels = problem.tensors(problem.validation)
-        probabilities = self._validation_probabilities(images)
+        probabilities = np.stack(
+            [
+                sample_probabilities(problem.posterior, result.samples[-self._kept :], images)
+                for result in self.results
+            ]
+        )
         half = len(labels) // 2
         members = self._choose(probabilities[:, :, :half])
         figures["members"] = curves(
@@ -183,24 +191,6 @@ class Run:
         """S, the samples of the chain that kept the fewest; of the others the last S count."""
         return min(len(result.samples) for result in self.results)
 
-    def _validation_probabilities(self, images: Tensor) -> NDArray[np.float32]:
-        """Class probabilities of every sample, [C, S, n, K]."""
-        posterior = self.problem.posterior
-        return np.stack(
-            [
-                np.stack(
-                    [
-                        log_probabilities(posterior, torch.from_numpy(sample.copy()), images)
-                        .exp()
-                        .float()
-                        .numpy()
-                        for sample in result.samples[-self._kept :]
-                    ]
-                )
-                for result in self.results
-            ]
-        )
-
     def export(self) -> float:
         """Write the ensemble graph; returns the largest difference to torch on real images."""
         members = self._members
@@ -220,37 +210,41 @@ class Run:
             ]
         )
 
-    def calibrate(self) -> dict[str, ConformalTest]:
+    def calibrate(self) -> None:
         """Fit on training images, and calibrate and certify on calibration images.
 
-        Writes `detection.json`, `calibration.npz` and `certificates.json`.
+        Writes `detection.json`, `calibration.npz`, `certificates.json` and `prediction_sets.json`.
 
         Raises:
-            CertifyError: the calibration images do not prove what a certified policy asks for.
+            CalibrationError: there are too few calibration images for a policy or for the sets.
+            CertifyError: they do not prove what a certified policy asks for.
         """
-        problem = self.problem
-        ensemble = self._ensemble()
-        found = detection.fit(problem.train, problem.input, ensemble, self.recipe.seed)
+        problem, recipe = self.problem, self.recipe
+        ensemble, labels = self._ensemble(), problem.calibration.labels
+        found = detection.fit(problem.train, problem.input, ensemble, recipe.seed)
         answers = self._answers(problem.calibration, ensemble, found.detectors)
-        tests = calibrate(answers.scores)
-        certificates = certify_policies(
-            self.recipe.policies, answers, problem.calibration.labels, self.recipe.score
-        )
-        arrays = {**found.detectors.arrays(), **stored(tests)}
+        given = {name: each for name, each in recipe.policies.items() if isinstance(each, Policy)}
+        calibrate(recipe.score, answers).check(given, problem.labels)
+        sets = fit_sets(recipe.prediction_sets, answers, labels)
+        proved = certify_policies(recipe.policies, answers, labels, recipe.score)
+        arrays = {**found.detectors.arrays(), **stored(answers)}
         np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
         fused = list(found.detectors.surprises)
         self.write("detection.json", {"fused": fused, "misses": found.misses})
-        self.write(
-            "certificates.json",
-            {name: certificate.model_dump() for name, certificate in certificates.items()},
-        )
-        return tests
+        self.write("certificates.json", {name: each.model_dump() for name, each in proved.items()})
+        self.write("prediction_sets.json", {"fitted": sets.model_dump() if sets else None})
 
     @property
     def certificates(self) -> dict[str, CertificateSpec]:
         """What calibration proved, by policy."""
         content = self._read("calibrate", "certificates.json")
         return {name: CertificateSpec.model_validate(each) for name, each in content.items()}
+
+    @property
+    def prediction_sets(self) -> PredictionSetSpec | None:
+        """The prediction sets, if the recipe asks for them."""
+        fitted = self._read("calibrate", "prediction_sets.json")["fitted"]
+        return PredictionSetSpec.model_validate(fitted) if fitted else None
 
     @property
     def policies(self) -> dict[str, Policy]:
@@ -261,25 +255,30 @@ class Run:
         }
 
     def evaluate(self) -> dict[str, Any]:
-        """Write `evaluation.json`, figures on the test and foreign sets, and `scores.npz`."""
+        """Write `evaluation.json`, figures on the test and foreign sets, and `places.npz`."""
         answer = partial(self._answers, ensemble=self._ensemble(), detectors=self._detectors())
         test = answer(self.problem.test)
         ood = {name: answer(self.foreign(name)) for name in self.recipe.data.ood}
         shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
         shift = {name: (answer(part), part.labels) for name, part in shifted.items()}
+        sets, calibration = self.prediction_sets, self._calibration()
         results = evaluate(
-            self._tests(),
-            self.recipe.score,
+            calibration,
+            sets.fitted if sets else None,
             self.policies,
             (test, self.problem.test.labels),
             ood,
             shift,
         )
-        flagging = {
-            name: answers.scores[self.recipe.score]
-            for name, answers in {"test": test, **ood}.items()
-        }
-        np.savez(self.path / "scores.npz", allow_pickle=False, **flagging)
+        default, others = self.policies["default"], dict(ood)
+        if self.problem.input.channels == 1:
+            between, both = ambiguous(self.problem.test)
+            doubtful = answer(between)
+            score = calibration.detector(default)
+            results["ambiguous"] = ambiguity(test, (doubtful, both), ood, score)
+            others = {"ambiguous": doubtful, **ood}
+        placed = place(calibration, default, (test, self.problem.test.labels), others)
+        np.savez(self.path / "places.npz", allow_pickle=False, **placed)
         self.write("evaluation.json", results)
         return results
 
@@ -288,8 +287,8 @@ class Run:
         problem, recipe = self.problem, self.recipe
         diagnostics = self._read("diagnose", "diagnostics.json")
         results = self._read("evaluate", "evaluation.json")
-        with np.load(_made_by("evaluate", self.path / "scores.npz")) as archive:
-            flagging = dict(archive)
+        with np.load(_made_by("evaluate", self.path / "places.npz")) as archive:
+            placed = dict(archive)
         self._write_golden()
         manifest = Manifest(
             name=recipe.name,
@@ -318,12 +317,13 @@ class Run:
             ),
             policies=self.policies,
             certificates=self.certificates,
+            prediction_sets=self.prediction_sets,
             results=results,
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
             files={},
         )
         nll = np.stack([result.sampling.observables[:, 0] for result in self.results])
-        report.write(self.staging, manifest, diagnostics["figures"], nll, flagging)
+        report.write(self.staging, manifest, diagnostics["figures"], nll, placed)
         bundles.publish(self.staging, manifest, self.published)
         return self.published
 
@@ -360,10 +360,10 @@ class Run:
         fused = self._fused
         return Detectors.from_arrays(bundles.read_arrays(file, Detectors.names(fused)), fused)
 
-    def _tests(self) -> dict[str, ConformalTest]:
+    def _calibration(self) -> Calibration:
         file = _made_by("calibrate", self.staging / bundles.CALIBRATION)
-        arrays = bundles.read_arrays(file, DETECTORS)
-        return {name: ConformalTest.fit(arrays[name].astype(np.float64)) for name in arrays}
+        size = len(self.problem.calibration)
+        return bundles.read_calibration(file, self.recipe.score, size, with_classes=True)
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]

@@ -44,6 +44,13 @@ class PredictQuery(BaseModel):
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate of the OOD flag, in place of the policy's."
     )
+    fdr: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Of the flags among the images of this request, at most this share is expected "
+        "to be false; in place of alpha.",
+    )
     policy: str | None = Field(None, description="Name of the policy that decides.")
     explain: bool = Field(False, description="Add the probabilities of each member.")
     top_k: int | None = Field(
@@ -100,7 +107,7 @@ async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upl
     model, patience = gate.model, gate.settings.request_timeout_seconds
     request_id: str = request.state.request_id
     policy = query.policy if query.policy is not None else gate.settings.policy
-    options = choose_options(model, policy, query.alpha, query.explain, query.top_k)
+    options = choose_options(model, policy, query.alpha, query.fdr, query.explain, query.top_k)
     try:
         async with asyncio.timeout(patience):
             sent = await upload.images()

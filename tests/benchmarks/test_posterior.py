@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.columns import Column
 from benchmarks.posterior import METHODS, compare, shortened
 from benchmarks.posterior_figures import equivalents
-from benchmarks.posterior_tables import Column, tables
+from benchmarks.posterior_tables import tables
 from training.baselines.ensemble import budget
 from training.recipe import RecipeError, change, load
 from training.run import Run

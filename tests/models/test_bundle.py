@@ -22,6 +22,8 @@ from models.manifest import Manifest
 
 FILES = (*REQUIRED, "MODEL_CARD.md", "report/report.json")
 OBJECTS = np.array([None])
+POLICY = {"alpha": 0.3, "min_probability": 0.9}
+SETS = {"score": "lac", "coverage": 0.7, "calibration_size": 5, "threshold": 0.4}
 
 
 @pytest.fixture
@@ -85,9 +87,11 @@ def test_what_was_published_is_loaded(bundle: Path, manifest: Manifest) -> None:
     assert loaded.manifest.files == {
         name: hashlib.sha256((bundle / name).read_bytes()).hexdigest() for name in FILES
     }
-    assert list(loaded.tests) == list(DETECTORS)
+    assert list(loaded.calibration.tests) == list(DETECTORS)
+    assert loaded.calibration.score == manifest.calibration.score
+    assert loaded.calibration.class_tests == {}
     assert list(loaded.detectors.surprises) == list(manifest.calibration.fused)
-    assert {test.size for test in loaded.tests.values()} == {5}
+    assert {test.size for test in loaded.calibration.tests.values()} == {5}
     assert loaded.golden.images.shape == (7, 4, 6, 3)
     assert loaded.golden.images.dtype == np.uint8
     assert loaded.golden.logits.shape == (7, 2, 3)
@@ -192,6 +196,14 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
             {"calibration": {"size": 5, "seed": 1, "score": "fused", "fused": []}},
             "cannot fuse no detectors",
         ),
+        (
+            {"policies": {"default": {**POLICY, "alpha_confidence": 0.9}}},
+            "policy 'default': 5 calibration images do not keep alpha 0.3 with confidence 0.9: "
+            "7 are needed",
+        ),
+        ({"prediction_sets": {**SETS, "calibration_size": 6}}, "prediction_sets are of another"),
+        ({"prediction_sets": {**SETS, "coverage": 1.0}}, "^prediction_sets.coverage: "),
+        ({"prediction_sets": {**SETS, "score": "best"}}, "^prediction_sets.score: "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -259,6 +271,51 @@ def test_calibration_scores_that_do_not_fit(
     arrays = {**detectors.arrays(), **dict.fromkeys(DETECTORS, scores)}
     replace(bundle, "calibration.npz", archive(**arrays))
     refuse(bundle, bundle / "calibration.npz", reason)
+
+
+def by_class(bundle: Path, detectors: Detectors, **arrays: Any) -> None:
+    """Calibration scores in no order, other arrays beside them, and a policy by class."""
+    scores = dict.fromkeys(DETECTORS, np.array([0.9, 0.1, 0.5, 0.7, 0.3]))
+    replace(bundle, "calibration.npz", archive(**detectors.arrays(), **scores, **arrays))
+    levels = {"alpha": 0.5, "min_probability": 0.9, "conditional_on": "class"}
+    rewrite(bundle, policies={"default": levels})
+
+
+def test_scores_are_in_the_order_of_the_images_and_so_are_the_classes(
+    bundle: Path, detectors: Detectors
+) -> None:
+    by_class(bundle, detectors, classes=np.array([0, 1, 2, 0, 1]))
+    calibration = load(bundle).calibration
+    for name in DETECTORS:
+        assert calibration.tests[name].scores.tolist() == [0.1, 0.3, 0.5, 0.7, 0.9]
+        within = calibration.class_tests[name].tests
+        assert {label: test.scores.tolist() for label, test in within.items()} == {
+            0: [0.7, 0.9],
+            1: [0.1, 0.3],
+            2: [0.5],
+        }
+
+
+@pytest.mark.parametrize(
+    ("classes", "reason"),
+    [
+        ({}, "calibration.npz: classes is not a file"),
+        ({"classes": np.zeros(5)}, "calibration.npz: classes has type float64, expected whole"),
+        ({"classes": np.zeros(4, int)}, r"calibration.npz: classes has shape \(4,\), .* says 5"),
+        (
+            {"classes": np.array([0, 1, 1, 0, 1])},
+            "manifest.json: policy 'default': 0 calibration images of class 'c' do not keep alpha "
+            "0.5 within it: 1 are needed",
+        ),
+    ],
+    ids=["missing", "real", "few", "a class without images"],
+)
+def test_classes_that_a_policy_cannot_condition_on(
+    bundle: Path, detectors: Detectors, classes: Any, reason: str
+) -> None:
+    by_class(bundle, detectors, **classes)
+    with pytest.raises(BundleError, match=reason):
+        load(bundle)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def by_hand(data: Images, alpha: float, target_risk: float, confidence: float) -
     passed: list[Certificate] = []
     for tau in walk:
         policy = Policy(alpha=alpha, min_probability=tau)
-        kept = [not why for why in reasons_to_abstain(policy, probability[:, None], p_values)]
+        reasons = reasons_to_abstain(policy, probability[:, None], p_values, alpha)
+        kept = [not why for why in reasons]
         accepted, errors = sum(kept), sum(np.array(kept) & ~correct)
         if accepted == 0:
             break

@@ -9,6 +9,9 @@ from pydantic import ValidationError
 from models.certificate import Certificate
 from models.manifest import CertificateSpec, Check, Manifest, Members, Verdict
 from models.policy import Policy
+from models.prediction_sets import PredictionSets, aps
+
+SETS = {"score": "aps", "coverage": 0.8, "calibration_size": 5, "threshold": 0.25}
 
 
 def test_survives_json(manifest: Manifest) -> None:
@@ -43,6 +46,9 @@ def test_largest_entropy(manifest: Manifest) -> None:
         {"posterior": {"num_data": 1, "temperature": math.nan, "prior_std": {}}},
         {"certificates": {"default": {}}},
         {"calibration": {"size": 0, "seed": 1, "score": "x"}},
+        {"prediction_sets": {"score": "lac", "coverage": 0.9}},
+        {"prediction_sets": {**SETS, "threshold": math.inf}},
+        {"prediction_sets": {**SETS, "calibration_size": 6}},
     ],
     ids=str,
 )
@@ -95,6 +101,15 @@ def test_members_need_a_chain_and_a_sample_each(
 ) -> None:
     with pytest.raises(ValidationError, match="one chain and one sample each"):
         Members(count=count, group=1, chains=chains, samples=samples)
+
+
+def test_prediction_sets_are_kept_as_they_were_fitted(manifest: Manifest) -> None:
+    assert manifest.prediction_sets is None
+    content = {**manifest.model_dump(), "prediction_sets": SETS}
+    read = Manifest.model_validate_json(Manifest.model_validate(content).model_dump_json())
+    assert read.prediction_sets is not None
+    assert read.prediction_sets.model_dump() == SETS
+    assert read.prediction_sets.fitted == PredictionSets(aps, 0.8, 5, 0.25)
 
 
 PROVED = {

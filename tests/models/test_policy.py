@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ POLICY = Policy(alpha=0.05, min_probability=0.8)
 
 def judge(probability: float, p_value: float, policy: Policy = POLICY) -> tuple[str, ...]:
     probabilities = np.array([[probability, 1 - probability]])
-    (reasons,) = reasons_to_abstain(policy, probabilities, np.array([p_value]))
+    (reasons,) = reasons_to_abstain(policy, probabilities, np.array([p_value]), policy.alpha)
     return reasons
 
 
@@ -40,13 +41,13 @@ def test_reasons(probability: float, p_value: float, reasons: tuple[str, ...]) -
 def test_each_image_is_judged_by_itself() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
     p_values = np.array([0.5, 0.5, 0.01, 0.01])
-    assert reasons_to_abstain(POLICY, probabilities, p_values) == [
+    assert reasons_to_abstain(POLICY, probabilities, p_values, 0.05) == [
         (),
         ("uncertain",),
         ("ood",),
         ("ood", "uncertain"),
     ]
-    assert reasons_to_abstain(POLICY, probabilities[:0], p_values[:0]) == []
+    assert reasons_to_abstain(POLICY, probabilities[:0], p_values[:0], 0.05) == []
 
 
 def test_flag_is_raised_at_alpha_itself() -> None:
@@ -61,9 +62,15 @@ def test_policy_that_asks_for_no_probability_accepts_any() -> None:
     assert judge(math.nan, 0.5, lenient) == ("uncertain",)
 
 
+def test_flag_is_raised_at_the_level_in_use_not_at_alpha() -> None:
+    probabilities, p_values = np.array([[0.9, 0.1]] * 3), np.array([0.01, 0.02, 0.05])
+    assert reasons_to_abstain(POLICY, probabilities, p_values, 0.02) == [("ood",), ("ood",), ()]
+    assert reasons_to_abstain(POLICY, probabilities, p_values, 0.0) == [(), (), ()]
+
+
 def test_different_numbers_of_images_are_refused() -> None:
     with pytest.raises(ValueError, match="longer"):
-        reasons_to_abstain(POLICY, np.full((2, 2), 0.5), np.array([0.5]))
+        reasons_to_abstain(POLICY, np.full((2, 2), 0.5), np.array([0.5]), 0.05)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +84,19 @@ def test_different_numbers_of_images_are_refused() -> None:
         {"alpha": 0.1, "min_probability": math.nan},
         {"alpha": 0.1},
         {"alpha": 0.1, "min_probability": 0.5, "colour": 1},
+        {"alpha": 0.1, "min_probability": 0.5, "alpha_confidence": 0},
+        {"alpha": 0.1, "min_probability": 0.5, "alpha_confidence": 1},
+        {"alpha": 0.1, "min_probability": 0.5, "alpha_confidence": math.nan},
+        {"alpha": 0.1, "min_probability": 0.5, "conditional_on": "image"},
     ],
 )
-def test_levels_that_mean_nothing(levels: dict[str, float]) -> None:
+def test_levels_that_mean_nothing(levels: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate(levels)
+
+
+def test_a_policy_makes_one_promise() -> None:
+    levels = {"alpha": 0.1, "min_probability": 0.5, "conditional_on": "class"}
+    assert Policy.model_validate(levels).conditional_on == "class"
+    with pytest.raises(ValidationError, match="either alpha_confidence or conditional_on"):
+        Policy.model_validate({**levels, "alpha_confidence": 0.9})

@@ -34,10 +34,12 @@ from models.manifest import (
     Members,
     NetworkSpec,
     PosteriorSpec,
+    PredictionSetSpec,
     Verdict,
 )
 from models.orientation import oriented_gradients
 from models.policy import Policy
+from models.prediction_sets import PredictionSets, lac
 from models.preprocessing import InputSpec, grey, prepare
 from models.shape import shape_statistics
 from models.uncertainty import summarise
@@ -46,6 +48,7 @@ from service.repository import Model, open_model
 from service.settings import Settings
 
 M, K, SIDE, CALIBRATION = 4, 3, 8, 99
+SET_COVERAGE = 0.6
 LABELS = ("ant", "bee", "cat")
 FUSED = ("mutual_information", "shape", "strokes")
 SPEC = InputSpec(
@@ -124,7 +127,7 @@ def _detectors(weights: dict[str, np.ndarray]) -> Detectors:
     classes = prediction.probabilities.argmax(axis=1)
     shape = ClassGaussians.fit(shape_statistics(pixels), classes, K)
     strokes = ClassSubspaces.fit(oriented_gradients(pixels), classes, K, rank=10)
-    scores = single_scores(shape, strokes, prediction, pixels)
+    scores = single_scores(shape, strokes, prediction, pixels, classes)
     return Detectors(shape, strokes, {name: Surprise.fit(scores[name]) for name in FUSED})
 
 
@@ -136,8 +139,12 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
     onnx.save(_graph(weights, source / bundles.WEIGHTS), source / bundles.GRAPH)
     detectors = _detectors(weights)
     held_out = prepare(random_images(CALIBRATION, 1), SPEC)[0]
-    scores = detectors.scores(summarise(_logits(weights, held_out)), grey(held_out, SPEC))
-    np.savez(source / bundles.CALIBRATION, **detectors.arrays(), **scores)
+    prediction = summarise(_logits(weights, held_out))
+    scores = detectors.scores(prediction, grey(held_out, SPEC))
+    classes = prediction.probabilities.argmax(axis=1)
+    np.savez(source / bundles.CALIBRATION, **detectors.arrays(), **scores, classes=classes)
+    labels = np.random.default_rng(4).integers(0, K, CALIBRATION)
+    sets = PredictionSets.fit(prediction.probabilities, labels, SET_COVERAGE, lac)
     golden = random_images(5, 2)
     answers = _logits(weights, prepare(golden, SPEC)[0]) + np.float32(golden_shift)
     np.savez(source / bundles.GOLDEN, images=golden, logits=answers)
@@ -163,6 +170,8 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
             "strict": Policy(alpha=0.5, min_probability=0.99),
             "open": Policy(alpha=0.001, min_probability=0.0),
             "shapely": Policy(alpha=0.3, min_probability=0.0, score="shape"),
+            "sure": Policy(alpha=0.3, min_probability=0.0, alpha_confidence=0.9),
+            "by_class": Policy(alpha=0.3, min_probability=0.0, conditional_on="class"),
         },
         certificates={
             "strict": CertificateSpec(
@@ -177,6 +186,12 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
                 coverage_bound=0.125,
             )
         },
+        prediction_sets=PredictionSetSpec(
+            score="lac",
+            coverage=SET_COVERAGE,
+            calibration_size=CALIBRATION,
+            threshold=sets.threshold,
+        ),
         results={},
         libraries={},
         files={},

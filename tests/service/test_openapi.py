@@ -45,6 +45,7 @@ def test_every_status_of_predict_is_described(document):
         assert media_type == "application/problem+json"
     assert {parameter["name"] for parameter in operation["parameters"]} == {
         "alpha",
+        "fdr",
         "policy",
         "explain",
         "top_k",
@@ -67,6 +68,14 @@ def test_certificate_is_described(document):
     assert certificate["anyOf"] == [reference, {"type": "null"}]
     certificates = schemas["ModelDetails"]["properties"]["certificates"]
     assert certificates["additionalProperties"] == reference
+
+
+def test_promises_are_described(document):
+    schemas = document["components"]["schemas"]
+    assert {"alpha", "fdr", "level"} <= set(schemas["Ood"]["required"])
+    assert "prediction_set" in schemas["Result"]["required"]
+    sets = schemas["ModelDetails"]["properties"]["prediction_sets"]
+    assert sets["anyOf"] == [{"$ref": "#/components/schemas/PredictionSetInfo"}, {"type": "null"}]
 
 
 def test_there_is_one_shape_of_error(document):

@@ -25,6 +25,7 @@ RESULT_FIELDS = {
     "probabilities",
     "uncertainty",
     "ood",
+    "prediction_set",
     "members_used",
     "input",
     "error",
@@ -46,7 +47,8 @@ def check_invariants(result: dict[str, Any]) -> None:
         uncertainty["expected_entropy"] + uncertainty["mutual_information"],
         abs_tol=1e-12,
     )
-    assert result["ood"]["flag"] == (result["ood"]["p_value"] <= result["ood"]["alpha"])
+    assert result["ood"]["flag"] == (result["ood"]["p_value"] <= result["ood"]["level"])
+    assert set(result["prediction_set"]) <= set(probabilities)
     assert (result["decision"] == "abstain") == bool(result["reasons"])
 
 
@@ -80,7 +82,7 @@ async def test_one_image_as_the_body(client, png, images, model):
     assert result["uncertainty"]["maximum"] == math.log(3)
     share = result["uncertainty"]["share"]["predictive_entropy"]
     assert share == pytest.approx(expected.predictive_entropy[0] / math.log(3))
-    assert set(result["ood"]["detectors"]) == set(model.bundle.tests)
+    assert set(result["ood"]["detectors"]) == set(model.bundle.calibration.tests)
     detector = result["ood"]["detector"]
     assert result["ood"]["detectors"][detector] == {
         "score": result["ood"]["score"],
@@ -171,6 +173,7 @@ async def test_a_bad_image_does_not_disturb_the_others(client, png):
     assert bad["decision"] == "abstain"
     assert bad["reasons"] == ["input"]
     assert bad["label"] is bad["probabilities"] is bad["uncertainty"] is bad["ood"] is None
+    assert bad["prediction_set"] is None
     assert bad["members_used"] == 0
     assert bad["error"]["status"] == 422
     assert bad["error"]["errors"][0]["pointer"] == "/body/files/1"
@@ -371,13 +374,14 @@ async def test_policies_and_alpha(client, png):
     default = await ask()
     strict = await ask(policy="strict")
     assert strict["policy"] == "strict"
-    assert strict["results"][0]["ood"]["alpha"] == 0.5
+    assert strict["results"][0]["ood"]["alpha"] == strict["results"][0]["ood"]["level"] == 0.5
+    assert strict["results"][0]["ood"]["fdr"] is None
     assert strict["results"][0]["probabilities"] == default["results"][0]["probabilities"]
     lax = (await ask(policy="open", alpha=1e-9))["results"][0]
     assert (lax["decision"], lax["reasons"]) == ("accept", [])
     alarmed = (await ask(policy="open", alpha=0.999999))["results"][0]
     assert (alarmed["decision"], alarmed["reasons"]) == ("abstain", ["ood"])
-    assert alarmed["ood"]["alpha"] == 0.999999
+    assert alarmed["ood"]["alpha"] == alarmed["ood"]["level"] == 0.999999
 
 
 CERTIFICATE = {
@@ -403,6 +407,7 @@ CERTIFICATE = {
         ({"policy": "strict", "alpha": 0.5}, CERTIFICATE),
         ({"policy": "strict", "top_k": 1, "explain": True}, CERTIFICATE),
         ({"policy": "strict", "alpha": 0.49}, None),
+        ({"policy": "strict", "fdr": 0.5}, None),
         ({"policy": "open", "alpha": 0.5}, None),
     ],
     ids=str,
@@ -455,6 +460,12 @@ async def test_explain_and_top_k(client, png):
         ({"alpha": "1"}, "alpha"),
         ({"alpha": "nan"}, "alpha"),
         ({"alpha": "x"}, "alpha"),
+        ({"fdr": "0"}, "fdr"),
+        ({"fdr": "1"}, "fdr"),
+        ({"fdr": "-0.1"}, "fdr"),
+        ({"fdr": "nan"}, "fdr"),
+        ({"fdr": "x"}, "fdr"),
+        ({"fdr": "0.1", "alpha": "0.1"}, "fdr"),
         ({"policy": "none"}, "policy"),
         ({"explain": "perhaps"}, "explain"),
         ({"top_k": "0"}, "top_k"),
@@ -484,6 +495,7 @@ async def test_logits_that_are_not_finite_abstain(start, model, with_logits, ima
     assert lost["decision"] == "abstain"
     assert lost["reasons"] == ["uncertain"]
     assert lost["probabilities"] is lost["label"] is lost["uncertainty"] is None
+    assert lost["prediction_set"] is None
     assert lost["ood"]["flag"] is True
     assert lost["ood"]["p_value"] == 1 / 100
     assert lost["error"]["status"] == 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,34 @@ def test_reports_what_the_project_asks_of_it(model: Model) -> None:
     assert 0.007 <= test["flag_rate"][model.manifest.calibration.score]["0.01"] <= 0.013
 
 
+def test_keeps_its_conformal_promises_on_the_test_set(model: Model) -> None:
+    """Given the calibration set a rate is Beta(k, n + 1 − k), and 10,000 images add as much again.
+
+    Within a class both have some 1,000 images; 4 standard errors of their sum.
+    """
+    manifest, test = model.manifest, model.manifest.results["test"]
+    sets, rates = manifest.prediction_sets, test["class_flag_rate"]["class"]["0.01"]
+    assert sets is not None
+    error = math.sqrt(2 * sets.coverage * (1 - sets.coverage) / sets.calibration_size)
+    assert abs(test["prediction_sets"]["coverage"] - sets.coverage) < 4 * error
+    assert 1 <= test["prediction_sets"]["mean_size"] < 1.2
+    within = model.bundle.calibration.class_tests["fused"].tests
+    for label, rate in rates.items():
+        assert abs(rate - 0.01) < 4 * math.sqrt(2 * 0.01 * 0.99 / within[int(label)].size)
+    strict = manifest.policies["strict"]
+    assert 0 < model.bundle.calibration.level(strict) < strict.alpha
+
+
 def test_accepts_a_digit_and_abstains_on_a_letter(model: Model, settings: Settings) -> None:
     answer = answer_files(model, settings, [SAMPLES / "seven.png", SAMPLES / "letter.png"])
     digit, letter = answer["results"]
     assert (digit["decision"], digit["label"]) == ("accept", "7")
+    assert digit["prediction_set"] == ["7"]
     assert letter["decision"] == "abstain"
     assert "ood" in letter["reasons"]
 
 
 def test_calibration_scores_differ_from_image_to_image(model: Model) -> None:
     """No detector is blind: a cold or collapsed ensemble would give a constant."""
-    for test in model.bundle.tests.values():
+    for test in model.bundle.calibration.tests.values():
         assert len(np.unique(test.scores)) > 0.99 * test.size

@@ -63,7 +63,12 @@ async def test_models(client, model):
         "alpha": 0.5,
         "min_probability": 0.99,
         "score": None,
+        "alpha_confidence": None,
+        "conditional_on": None,
     }
+    assert entry["policies"]["sure"]["alpha_confidence"] == 0.9
+    assert entry["policies"]["by_class"]["conditional_on"] == "class"
+    assert entry["prediction_sets"] == model.manifest.prediction_sets.model_dump()
     assert (entry["runtime"], entry["device"]) == ("onnx", "cpu")
     assert entry["calibration_size"] == 99
     assert entry["certificate"] is None

@@ -68,7 +68,7 @@ def test_the_gate_that_is_served_does_to_calibration_images_what_the_certificate
     held_out = run.problem.calibration
     answers = run._answers(held_out, run._ensemble(), bundle.detectors)
     score = bundle.manifest.calibration.score
-    p_values = bundle.tests[score].p_values(answers.scores[score])
+    p_values = bundle.calibration.tests[score].p_values(answers.scores[score])
     for name, certificate in bundle.manifest.certificates.items():
         told = gate(bundle.manifest.policies[name], p_values, answers, held_out.labels)
         assert told["accepted"] == certificate.coverage
@@ -213,8 +213,10 @@ def test_scores_that_are_not_those_of_the_images(
     bundle: Bundle, change: Callable[[np.ndarray], np.ndarray], reason: str
 ) -> None:
     score = bundle.manifest.calibration.score
-    test = replace(bundle.tests[score], scores=change(bundle.tests[score].scores))
-    changed = replace(bundle, tests={**bundle.tests, score: test})
+    calibration = bundle.calibration
+    test = replace(calibration.tests[score], scores=change(calibration.tests[score].scores))
+    tests = {**calibration.tests, score: test}
+    changed = replace(bundle, calibration=replace(calibration, tests=tests))
     with pytest.raises(CertifyError, match=reason):
         prove_again(changed, None, None, 1)
 

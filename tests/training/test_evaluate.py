@@ -2,16 +2,31 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.calibration import Calibration
+from models.conformal import CalibrationError, conditional_level
 from models.detectors import ENSEMBLE
+from models.manifest import SetLevels
 from models.policy import Policy
-from training.calibrate import calibrate, stored
-from training.evaluate import ALPHAS, Answers, evaluate, flag_rates, gate, quality, separation
+from models.prediction_sets import PredictionSets, lac
+from training.calibrate import calibrate, fit_sets, stored
+from training.evaluate import (
+    ALPHAS,
+    Answers,
+    class_flag_rates,
+    evaluate,
+    flag_rates,
+    gate,
+    quality,
+    separation,
+    set_figures,
+)
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -41,6 +56,8 @@ def test_quality_by_hand() -> None:
     assert figures["nll"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2, rel=1e-5)
     assert figures["brier"] == pytest.approx((2 * 0.4**2 + 2 * 0.7**2) / 2, rel=1e-5)
     assert figures["aurc"] == pytest.approx((1 + 1 / 2) / 2)
+    assert figures["augrc"] == pytest.approx(3 / 8)
+    assert figures["coverage_at_0.001"] == figures["coverage_at_0.01"] == 0
     assert figures["ece"] == pytest.approx((0.4 + -0.0 + 0.7) / 2, rel=1e-5)
     assert figures["predictive_entropy"] > figures["mutual_information"] > 0
 
@@ -49,7 +66,7 @@ def test_flag_rate_is_alpha_on_exchangeable_images() -> None:
     """Given the calibration set the rate is Beta; over both draws its standard error is known."""
     print("seeds 1, 2")
     size = 20_000
-    tests = calibrate(Answers.of(draw(1, size, 2.0)[0]).scores)
+    tests = calibrate("energy", Answers.of(draw(1, size, 2.0)[0])).tests
     rates = flag_rates(tests, Answers.of(draw(2, size, 2.0)[0]))
     assert list(rates) == list(ENSEMBLE)
     for by_alpha in rates.values():
@@ -74,22 +91,25 @@ def test_gate_counts_errors_among_the_accepted_alone() -> None:
     policy = Policy(alpha=0.01, min_probability=0.8)
     answers = Answers.of(of([[[0.95, 0.05]], [[0.9, 0.1]], [[0.7, 0.3]], [[0.55, 0.45]]]))
     likely = np.ones(4)
-    outcome = gate(policy, likely, answers, np.array([0, 1, 1, 1]))
+    outcome = gate(policy, likely, answers, np.array([0, 1, 1, 1]), 0.01)
     assert outcome == {"accepted": 0.5, "error_among_accepted": 0.5}
-    assert gate(policy, likely, answers, None) == {"accepted": 0.5, "error_among_accepted": None}
-    flagged = gate(policy, np.array([0.5, 0.01, 0.5, 0.5]), answers, np.array([0, 1, 1, 1]))
+    assert gate(policy, likely, answers, None, 0.01) == {
+        "accepted": 0.5,
+        "error_among_accepted": None,
+    }
+    flagged = gate(policy, np.array([0.5, 0.01, 0.5, 0.5]), answers, np.array([0, 1, 1, 1]), 0.01)
     assert flagged == {"accepted": 0.25, "error_among_accepted": 0.0}
-    nothing = gate(policy, np.zeros(4), answers, np.array([0, 0, 0, 0]))
+    nothing = gate(policy, np.zeros(4), answers, np.array([0, 0, 0, 0]), 0.01)
     assert nothing == {"accepted": 0.0, "error_among_accepted": None}
 
 
 def test_gate_refuses_what_is_not_a_number() -> None:
     logits, labels = draw(1, 50, 9.0)
-    test = calibrate(Answers.of(logits).scores)["mutual_information"]
+    test = calibrate("energy", Answers.of(logits)).tests["mutual_information"]
     logits[:, 0, 0] = np.nan
     answers = Answers.of(logits)
     p_values = test.p_values(answers.scores["mutual_information"])
-    assert gate(POLICY, p_values, answers, labels)["accepted"] == 0
+    assert gate(POLICY, p_values, answers, labels, POLICY.alpha)["accepted"] == 0
 
 
 def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
@@ -106,10 +126,15 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
         "default": POLICY,
         "strict": Policy(alpha=0.05, min_probability=0.99),
         "energetic": Policy(alpha=0.05, min_probability=0.0, score="energy"),
+        "by_class": Policy(alpha=0.05, min_probability=0.0, conditional_on="class"),
+        "sure": Policy(alpha=0.05, min_probability=0.0, alpha_confidence=0.9),
     }
+    found = calibrate("mutual_information", calibration[0])
+    sets = fit_sets(SetLevels(score="aps", coverage=0.99), *calibration)
+    assert sets is not None
     results: dict[str, Any] = evaluate(
-        calibrate(calibration[0].scores),
-        "mutual_information",
+        found,
+        sets.fitted,
         policies,
         test,
         {"foreign": foreign[0]},
@@ -126,14 +151,76 @@ def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
     assert results["ood"]["foreign"]["policies"]["default"]["error_among_accepted"] is None
     flagged = results["test"]["flag_rate"]["energy"]["0.05"]
     assert results["test"]["policies"]["energetic"]["accepted"] == pytest.approx(1 - flagged)
+    scores = test[0].scores["mutual_information"]
+    expected = {
+        "by_class": found.class_tests["mutual_information"].p_values(scores, test[0].classes)
+        > 0.05,
+        "sure": found.tests["mutual_information"].p_values(scores)
+        > conditional_level(0.05, 300, 0.9),
+    }
+    for name, accepted in expected.items():
+        assert results["test"]["policies"][name]["accepted"] == accepted.mean()
+    assert results["test"]["class_flag_rate"] == class_flag_rates(found, test[0])
+    for part, (answers, labels) in (
+        (results["test"], test),
+        (results["shift"]["shifted"], shifted),
+    ):
+        assert part["prediction_sets"] == set_figures(sets.fitted, answers, labels)
+    assert "prediction_sets" not in evaluate(found, None, policies, test, {}, {})["test"]
 
 
-def test_calibration_is_what_serving_computes() -> None:
-    """Stored scores of the calibration images, each with the p-value of its rank."""
+def test_flag_rate_by_class_by_hand() -> None:
+    """Class 1 scores higher: over all images it is flagged alone, within the class as class 0 is.
+
+    No image is taken for class 2.
+    """
+    classes = np.repeat([0, 1], 19)
+    known = Answers.of(of([[[0.5 + n / 100, 0.3 - n / 100, 0.2]] for n in range(19)] * 2))
+    scores = {"energy": np.arange(38.0)}
+    calibration = Calibration.fit("energy", scores, classes)
+    new = replace(known, scores={"energy": np.array([18.5] * 19 + [37.5] * 19)})
+    probabilities = np.eye(3)[classes]
+    new = replace(new, prediction=replace(new.prediction, probabilities=probabilities))
+    rates = class_flag_rates(calibration, new)
+    assert rates["marginal"]["0.05"] == {"0": 0.0, "1": 1.0, "2": None}
+    assert rates["class"]["0.05"] == {"0": 1.0, "1": 1.0, "2": None}
+    assert rates["class"]["0.01"] == {"0": 0.0, "1": 0.0, "2": None}
+
+
+def test_set_figures_by_hand() -> None:
+    sets = PredictionSets(lac, 0.9, 9, 0.75)
+    answers = Answers.of(of([[[0.9, 0.1]], [[0.7, 0.3]], [[0.8, 0.2]], [[0.5, 0.5]]]))
+    figures = set_figures(sets, answers, np.array([0, 1, 1, 0]))
+    assert figures == {"coverage": 0.75, "mean_size": 6 / 4}
+
+
+def test_sets_are_fitted_to_the_coverage_or_refused() -> None:
+    logits, labels = draw(1, 99, 2.0)
+    answers = Answers.of(logits)
+    assert fit_sets(None, answers, labels) is None
+    spec = fit_sets(SetLevels(score="lac", coverage=0.99), answers, labels)
+    assert spec is not None
+    assert (spec.score, spec.coverage, spec.calibration_size) == ("lac", 0.99, 99)
+    own = 1 - answers.prediction.probabilities[np.arange(99), labels]
+    assert spec.threshold == own.max()
+    fewer = Answers.of(logits[1:])
+    with pytest.raises(CalibrationError, match=r"98 .* coverage of 0\.99: 99 are needed$"):
+        fit_sets(SetLevels(score="lac", coverage=0.99), fewer, labels[1:])
+
+
+def test_what_is_stored_is_what_serving_reads() -> None:
+    """Scores in the order of the images, whose p-values are those of the fitted tests."""
     logits, _ = draw(1, 60, 2.0)
-    tests = calibrate(Answers.of(logits).scores)
-    for name, values in stored(tests).items():
-        test = tests[name]
-        ranks = (np.arange(60, 0, -1) + 1) / 61
-        assert np.all(np.diff(values) >= 0)
-        assert test.p_values(values) == pytest.approx(ranks)
+    answers = Answers.of(logits)
+    arrays = stored(answers)
+    assert arrays.keys() == {*ENSEMBLE, "classes"}
+    assert arrays["classes"].tolist() == answers.prediction.probabilities.argmax(axis=1).tolist()
+    fitted = calibrate("energy", answers)
+    kept = Calibration.fit(
+        "energy", {name: arrays[name].astype(float) for name in ENSEMBLE}, answers.classes
+    )
+    for name in ENSEMBLE:
+        assert arrays[name].tolist() == answers.scores[name].tolist()
+        assert kept.tests[name].scores.tolist() == fitted.tests[name].scores.tolist()
+        p_values = fitted.tests[name].p_values(np.sort(answers.scores[name]))
+        assert p_values == pytest.approx((np.arange(60, 0, -1) + 1) / 61)

@@ -29,7 +29,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_folder_of_images_becomes_a_bundle(folder: Path, tiny: Recipe, tmp_path: Path) -> None:
     sizes = {"dataset": None, "folder": folder, "validation": 15, "calibration": 30}
-    recipe = change(tiny, {"name": "three", "data": sizes, "sampler": {"batch_size": 25}})
+    changes = {"data": sizes, "sampler": {"batch_size": 25}, "prediction_sets": {"coverage": 0.9}}
+    recipe = change(tiny, {"name": "three", **changes})
     run = Run.create(recipe, tmp_path / "run", tmp_path)
     run_all(recipe, tmp_path, run.path, 1, lambda step: None)
     run.diagnose()

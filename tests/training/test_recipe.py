@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from models.manifest import SetLevels
 from models.networks import build
 from models.policy import Policy
 from training import recipe as recipes
@@ -183,6 +184,25 @@ def test_recipe_survives_json() -> None:
             "^policies.default.beta: unknown key$",
         ),
         (
+            "min_probability = 0.9",
+            "target_risk = 0.1\nconfidence = 0.9\nalpha_confidence = 0.9",
+            "^policies.default: .*a certificate is proved of the marginal flag alone",
+        ),
+        (
+            "min_probability = 0.9",
+            "target_risk = 0.1\nconfidence = 0.9\nconditional_on = 'class'",
+            "^policies.default: .*a certificate is proved of the marginal flag alone",
+        ),
+        (
+            "min_probability = 0.9",
+            "min_probability = 0.9\nalpha_confidence = 0.9\nconditional_on = 'class'",
+            "^policies.default: .*give either alpha_confidence or conditional_on",
+        ),
+        ("coverage = 0.99", "coverage = 1.0", "^prediction_sets.coverage: .*less than 1"),
+        ("coverage = 0.99", "", "^prediction_sets.coverage: Field required"),
+        ('score = "lac"', 'score = "best"', "^prediction_sets.score: .*raps"),
+        ("coverage = 0.99", "coverage = 0.99\nsize = 1", "^prediction_sets.size: unknown key"),
+        (
             "[policies.default]\nalpha = 0.01\nmin_probability = 0.9",
             "[policies]\ndefault = 1",
             "dict",
@@ -228,7 +248,13 @@ def test_policy_has_levels_or_asks_for_them() -> None:
     assert recipe.policies["default"] == CertifiedPolicy(
         alpha=0.01, target_risk=0.005, confidence=0.999
     )
-    assert recipe.policies["strict"] == Policy(alpha=0.05, min_probability=0.99)
+    assert recipe.policies["strict"] == Policy(
+        alpha=0.05, min_probability=0.99, alpha_confidence=0.99
+    )
+    assert recipe.policies["by_class"] == Policy(
+        alpha=0.01, min_probability=0.9, conditional_on="class"
+    )
+    assert recipe.prediction_sets == SetLevels(score="lac", coverage=0.999)
 
 
 def test_change_merges_tables_and_checks_anew() -> None:

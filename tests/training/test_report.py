@@ -111,16 +111,27 @@ def full(layers: dict[str, float]) -> dict[str, Any]:
     }
 
 
-SCORES = {"test": np.linspace(0, 0.1, 20), "strange": np.linspace(0, 1, 20)}
+PLACED = {
+    "test, right": np.stack([np.linspace(0, 0.1, 20), np.linspace(0, 1, 20), np.zeros(20)]),
+    "strange": np.stack([np.linspace(0, 1, 20), np.linspace(0, 9, 20), np.full(20, 2.0)]),
+}
 TRACES = np.linspace(0.4, 0.6, 20).reshape(2, 10)
 NORMAL = dict.fromkeys(LAYERS, 1.0)
 
 
 def test_everything_is_drawn_and_told(tmp_path: Path) -> None:
     diagnostics = full(NORMAL)
-    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, SCORES)
+    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, PLACED)
     drawn = {file.stem for file in (tmp_path / "report").glob("*.png")}
-    assert drawn == {"traces", "temperatures", "scores", "members", "relaxation", "mixing"}
+    assert drawn == {
+        "traces",
+        "temperatures",
+        "scores",
+        "apart",
+        "members",
+        "relaxation",
+        "mixing",
+    }
     for name in drawn:
         with Image.open(tmp_path / "report" / f"{name}.png") as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
@@ -141,9 +152,9 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path, missing: str) -> None
     diagnostics = plain(NORMAL)
     if missing == "empty":
         diagnostics |= dict.fromkeys(full(NORMAL).keys() - diagnostics.keys())
-    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, SCORES)
+    write(tmp_path, manifest(NORMAL), diagnostics, TRACES, PLACED)
     drawn = {file.stem for file in (tmp_path / "report").glob("*.png")}
-    assert drawn == {"traces", "temperatures", "scores"}
+    assert drawn == {"traces", "temperatures", "scores", "apart"}
     card = (tmp_path / "MODEL_CARD.md").read_text()
     for heading in ("## Members", "## Prior", "coordinates", "Second half", "until relaxed"):
         assert heading not in card
@@ -154,7 +165,7 @@ def test_same_figures_give_the_same_files(tmp_path: Path) -> None:
     diagnostics = {**plain(NORMAL), "members": everything["members"]}
     fixed = manifest(NORMAL)
     for name in ("one", "two"):
-        write(tmp_path / name, fixed, diagnostics, TRACES, SCORES)
+        write(tmp_path / name, fixed, diagnostics, TRACES, PLACED)
     for file in (tmp_path / "one").rglob("*.*"):
         twin = tmp_path / "two" / file.relative_to(tmp_path / "one")
         assert file.read_bytes() == twin.read_bytes()
@@ -217,6 +228,48 @@ def test_card_tells_what_is_certified() -> None:
     assert "## Certificates" in card
     assert row in card
     assert "## Certificates" not in model_card(plain_manifest, plain(NORMAL))
+
+
+def test_card_tells_what_the_flag_and_the_sets_promise() -> None:
+    plain_manifest = manifest(NORMAL)
+    rates = {"0.01": {"0": 0.02, "1": 0.005, "2": None}}
+    measured = {"coverage": 0.971, "mean_size": 1.25}
+    test = plain_manifest.results["test"] | {
+        "class_flag_rate": {"marginal": rates, "class": {"0.01": dict.fromkeys("012", 0.01)}},
+        "prediction_sets": measured,
+        "policies": {
+            name: {"accepted": 0.9, "error_among_accepted": 0.01}
+            for name in ("default", "sure", "each")
+        },
+    }
+    levels = {"alpha": 0.05, "min_probability": 0.9}
+    content = plain_manifest.model_dump() | {
+        "results": {"test": test, "ood": {}, "shift": {}},
+        "policies": {
+            "default": levels,
+            "sure": {**levels, "alpha_confidence": 0.999},
+            "each": {**levels, "conditional_on": "class"},
+        },
+        "prediction_sets": {
+            "score": "aps",
+            "coverage": 0.95,
+            "calibration_size": 20,
+            "threshold": 0.5,
+        },
+    }
+    card = model_card(Manifest.model_validate(content), plain(NORMAL))
+    for line in (
+        "| a | 2.00 % | 1.00 % |",
+        "| c | none | 1.00 % |",
+        "A set (aps, 20 calibration images) holds the true label",
+        "with probability at least 95 %",
+        "| test | 97.10 % | 1.250 |",
+        "| default | mutual_information | 0.05 | 0.9 |",
+        "| sure | mutual_information | 0.05, with confidence 99.9 % | 0.9 |",
+        "| each | mutual_information | 0.05, in each class | 0.9 |",
+    ):
+        assert line in card
+    assert "## Prediction sets" not in model_card(plain_manifest, plain(NORMAL))
 
 
 def test_card_without_noise_names_the_layer_all_the_same() -> None:

@@ -56,9 +56,23 @@ samples = 4
 trace = 16
 schedule = { kind = "constant", step_size = 0.1 }
 
+[prediction_sets]
+score = "lac"
+coverage = 0.95
+
 [policies.default]
 alpha = 0.01
 min_probability = 0.5
+
+[policies.sure]
+alpha = 0.05
+min_probability = 0.5
+alpha_confidence = 0.9
+
+[policies.by_class]
+alpha = 0.25
+min_probability = 0.5
+conditional_on = "class"
 
 [policies.proved]
 alpha = 0.05
@@ -178,6 +192,12 @@ def test_bundle_and_card_tell_the_same_numbers(finished: Path) -> None:
     assert bundle.manifest.results == report["results"] == evaluation
     assert f"{100 * evaluation['test']['accuracy']:.2f} %" in card
     assert ("UNVERIFIED" in card) is not bundle.manifest.verdict.verified
+    sets, measured = bundle.manifest.prediction_sets, evaluation["test"]["prediction_sets"]
+    assert sets is not None
+    assert (sets.score, sets.coverage, sets.calibration_size) == ("lac", 0.95, 297)
+    assert f"| test | {100 * measured['coverage']:.2f} % | {measured['mean_size']:.3f} |" in card
+    assert "0.05, with confidence 90 %" in card
+    assert "0.25, in each class" in card
 
 
 def test_same_recipe_gives_the_same_bundle(finished: Path, recipe: Path, call: Call) -> None:
@@ -220,6 +240,7 @@ def test_finished_run_is_not_sampled_again(run: Path, recipe: Path, call: Call) 
         ("calibrate", "bundle/ensemble.onnx", "run the export stage first"),
         ("evaluate", "bundle/calibration.npz", "run the calibrate stage first"),
         ("evaluate", "certificates.json", "run the calibrate stage first"),
+        ("evaluate", "prediction_sets.json", "run the calibrate stage first"),
         ("publish", "evaluation.json", "run the evaluate stage first"),
         ("publish", "diagnostics.json", "run the diagnose stage first"),
         ("baselines", "recipe.json", "no run here: start one with"),
@@ -415,6 +436,36 @@ def test_recipe_whose_promise_cannot_be_proved(run: Path, call: Call) -> None:
     before = contents(run)
     failure = call("calibrate", run).failure
     assert failure.startswith("policy 'proved': 297 calibration images do not prove an error rate")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (
+            '"coverage": 0.95',
+            '"coverage": 0.999',
+            "prediction_sets: 297 calibration images are too few for a coverage of 0.999: 999 are",
+        ),
+        (
+            '"alpha_confidence": 0.9',
+            '"alpha_confidence": 0.9999999',
+            "policy 'sure': 297 calibration images do not keep alpha 0.05 with confidence 1: 315 ",
+        ),
+        ('"alpha": 0.25', '"alpha": 0.001', "policy 'by_class': "),
+    ],
+    ids=["sets", "confidence", "class"],
+)
+def test_calibration_images_too_few_for_a_promise(
+    run: Path, call: Call, old: str, new: str, reason: str
+) -> None:
+    file = run / "recipe.json"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    before = contents(run)
+    failure = call("calibrate", run).failure
+    assert failure.startswith(reason)
+    assert failure.endswith(" are needed")
     assert contents(run) == before
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training import chains
 from training.baselines.catalogue import fit, label
-from training.calibrate import calibrate
+from training.calibrate import calibrate, fit_sets
 from training.data import Dataset
 from training.evaluate import Answers, evaluate
 from training.posterior import Posterior
@@ -71,9 +71,11 @@ def _judge(
         def answers(values: Logits) -> Answers:
             return Answers.of(values[:, chosen])
 
+        held_out = answers(calibration)
+        sets = fit_sets(recipe.prediction_sets, held_out, run.problem.calibration.labels)
         return evaluate(
-            calibrate(answers(calibration).scores),
-            "predictive_entropy",
+            calibrate("predictive_entropy", held_out),
+            sets.fitted if sets else None,
             run.policies,
             (answers(test), run.problem.test.labels),
             {name: answers(values) for name, values in ood.items()},
