@@ -46,8 +46,8 @@ def main(
 
     def answer(images: Images) -> Answers:
         prepared, _ = prepare(images, spec)
-        logits = export.member_logits(graph, prepared)
-        return Answers.detected(logits, grey(prepared, spec), loaded.detectors)
+        outputs = export.member_outputs(graph, prepared)
+        return Answers.detected(outputs, grey(prepared, spec), loaded.detectors)
 
     directory = data_directory(data_dir)
     sets = {

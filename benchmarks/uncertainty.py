@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.feature_detectors import FeatureDetectors
 from benchmarks.machine import describe
 from benchmarks.sets import Grouped, each, grouped_sets
 from benchmarks.trivial import Trivial
@@ -34,12 +35,13 @@ from benchmarks.uncertainty_figures import gate_figures, method_figures, separat
 from benchmarks.uncertainty_tables import tables
 from models.conformal import CalibrationError
 from models.detectors import DETECTORS
+from models.outputs import Outputs
 from models.preprocessing import grey, prepare
 from models.shape import Pixels
 from models.uncertainty import Array
 from training import detection, pool
 from training.baselines import fit, label, member_logits
-from training.baselines.judge import over_members, posterior_logits
+from training.baselines.judge import member_outputs, over_members
 from training.certify import CertifyError
 from training.checkpoint import ChainError
 from training.data import DataError, Dataset, data_directory
@@ -136,38 +138,66 @@ def judge(
         rows |= {f"{label(name, members)}: {score}": judged[score] for score in scores}
     positions = torch.from_numpy(fit(POSTERIOR, run, 1, follow).positions)
 
-    def ensemble(prepared: NDArray[np.float32]) -> Logits:
-        return posterior_logits(problem.posterior, positions, torch.from_numpy(prepared))
+    def ensemble(prepared: NDArray[np.float32]) -> Outputs:
+        follow()
+        return member_outputs(problem.network, positions, torch.from_numpy(prepared))
 
     detectors = detection.fit(problem.train, spec, ensemble, run.recipe.seed).detectors
     pixels = each(lambda part: grey(prepare(part.images, spec)[0], spec), sets)
+    outputs = each(lambda part: ensemble(prepare(part.images, spec)[0]), sets)
+    say(f"{path.name}: {POSTERIOR}")
     answers = {
         group: {
             name: Answers.detected(values, pixels[group][name], detectors)
             for name, values in parts.items()
         }
-        for group, parts in logits_of(POSTERIOR).items()
+        for group, parts in outputs.items()
     }
     named = label(POSTERIOR, len(positions))
     methods[named] = method_figures(answers, sets)
     rows |= {f"{named}: {score}": separations(_scores(answers, score)) for score in DETECTORS}
+    rows |= _of_features(run, ensemble, outputs, answers)
     rows |= _trivial(run, {**pixels["familiar"], **pixels["foreign"]})
     gate = gate_figures(run.recipe.policies["default"], answers, sets)
     run.write(FIGURES, {"rows": rows, "methods": methods, "gate": gate})
     say(f"{path.name}: done")
 
 
+def _of_features(
+    run: Run, ensemble: detection.Ensemble, outputs: Grouped[Outputs], answers: Grouped[Answers]
+) -> dict[str, dict[str, Any]]:
+    """Figures of the detectors on features that the gate leaves out."""
+    known = _some(run)
+    features = ensemble(prepare(known.images, run.problem.input)[0]).features
+    judged = {
+        name: (part.features, answers[group][name].classes)
+        for group in ("familiar", "foreign")
+        for name, part in outputs[group].items()
+    }
+    fitted = FeatureDetectors.fit(features, known.labels, len(known.classes))
+    return {
+        score: separations({name: detector(*values) for name, values in judged.items()})
+        for score, detector in fitted.scores.items()
+    }
+
+
 def _trivial(run: Run, pixels: dict[str, Pixels]) -> dict[str, dict[str, Any]]:
     """Figures of the detectors without a network, from grey values [n, H, W] of each set."""
-    train, spec = run.problem.train, run.problem.input
-    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
-    images, _ = prepare(train.images[order[:TRAINING_IMAGES]], spec)
+    spec = run.problem.input
+    images, _ = prepare(_some(run).images, spec)
     return {
         f"trivial: {score}": separations(
             {name: detector(values) for name, values in pixels.items()}
         )
         for score, detector in Trivial.fit(grey(images, spec)).scores.items()
     }
+
+
+def _some(run: Run) -> Dataset:
+    """Training images in random order."""
+    train = run.problem.train
+    order = np.random.default_rng(run.recipe.seed).permutation(len(train))
+    return train.select(order[:TRAINING_IMAGES])
 
 
 def _alone(

@@ -25,6 +25,7 @@ from models.calibration import Calibration
 from models.conformal import CalibrationError
 from models.detectors import DETECTORS, FUSED, Detectors
 from models.manifest import Manifest
+from models.outputs import FEATURE_MEMBERS
 
 MANIFEST = "manifest.json"
 GRAPH = "ensemble.onnx"
@@ -41,15 +42,17 @@ class BundleError(Exception):
 
 @dataclass(frozen=True)
 class Golden:
-    """The self-test: images as they would be sent, and the member logits they must give.
+    """The self-test: images as they would be sent, and the `models.outputs` they must give.
 
     Attributes:
         images: uint8 [n, H, W, C].
         logits: float32 [n, M, K].
+        features: float32 [n, m, F].
     """
 
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
+    features: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,10 @@ def load(path: Path) -> Bundle:
             raise BundleError(f"{file}: {error.strerror}") from error
         if actual != expected:
             raise BundleError(f"{file}: sha256 is {actual}, {MANIFEST} says {expected}")
-    return Bundle(
-        root,
-        digest,
-        manifest,
-        _read_detectors(root, manifest),
-        _read_calibration(root, manifest),
-        _read_golden(root, manifest),
-    )
+    detectors = _read_detectors(root, manifest)
+    calibration = _read_calibration(root, manifest)
+    golden = _read_golden(root, manifest, detectors.feature_shape[1])
+    return Bundle(root, digest, manifest, detectors, calibration, golden)
 
 
 def read_manifest(root: Path) -> tuple[Manifest, str]:
@@ -190,7 +189,8 @@ def read_arrays(file: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.gene
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in names}
     except KeyError as error:
-        raise BundleError(f"{file}: {error.args[0]}") from error
+        hint = "if an older version wrote it, repeat the stage that did"
+        raise BundleError(f"{file}: {error.args[0]}: {hint}") from error
     except (OSError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{file}: not a readable array archive ({error})") from error
 
@@ -243,29 +243,36 @@ def _read_detectors(root: Path, manifest: Manifest) -> Detectors:
     if unknown or not fused:
         raise BundleError(f"{root / MANIFEST}: cannot fuse {unknown or 'no detectors'}")
     try:
-        return Detectors.from_arrays(read_arrays(file, Detectors.names(fused)), fused)
+        detectors = Detectors.from_arrays(read_arrays(file, Detectors.names(fused)), fused)
     except ValueError as error:
         raise BundleError(f"{file}: {error}") from error
+    members, expected = detectors.feature_shape[0], min(FEATURE_MEMBERS, manifest.members.count)
+    if members != expected:
+        raise BundleError(f"{file}: detectors of {members} members' features, not {expected}")
+    return detectors
 
 
-def _read_golden(root: Path, manifest: Manifest) -> Golden:
-    file = root / GOLDEN
-    arrays = read_arrays(file, ("images", "logits"))
-    images, logits = arrays["images"], arrays["logits"]
+def _read_golden(root: Path, manifest: Manifest, units: int) -> Golden:
+    file, members = root / GOLDEN, manifest.members.count
+    arrays = read_arrays(file, ("images", "logits", "features"))
     channels, height, width = manifest.input.shape
-    count = len(images) if images.ndim else 0
-    expected_images = (count, height, width, channels)
-    expected_logits = (count, manifest.members.count, len(manifest.labels))
-    if images.shape != expected_images or logits.shape != expected_logits or count == 0:
-        raise BundleError(
-            f"{file}: shapes {images.shape} and {logits.shape}, "
-            f"expected {expected_images} and {expected_logits}"
-        )
-    if images.dtype != np.uint8 or logits.dtype.kind != "f":
-        raise BundleError(
-            f"{file}: images and logits have types {images.dtype} and {logits.dtype}, "
-            "expected uint8 and real numbers"
-        )
-    if not np.isfinite(logits.astype(np.float32)).all():
-        raise BundleError(f"{file}: logits must be finite")
-    return Golden(images.astype(np.uint8), logits.astype(np.float32))
+    count = len(arrays["images"]) if arrays["images"].ndim else 0
+    shapes = {
+        "images": (count, height, width, channels),
+        "logits": (count, members, len(manifest.labels)),
+        "features": (count, min(FEATURE_MEMBERS, members), units),
+    }
+    for name, expected in shapes.items():
+        values = arrays[name]
+        if values.shape != expected or count == 0:
+            raise BundleError(f"{file}: {name} of shape {values.shape}, expected {expected}")
+        if name == "images":
+            if values.dtype != np.uint8:
+                raise BundleError(f"{file}: images of type {values.dtype}, expected uint8")
+        elif values.dtype.kind != "f" or not np.isfinite(values.astype(np.float32)).all():
+            raise BundleError(f"{file}: {name} must be finite real numbers")
+    return Golden(
+        arrays["images"].astype(np.uint8),
+        arrays["logits"].astype(np.float32),
+        arrays["features"].astype(np.float32),
+    )

@@ -1,20 +1,23 @@
 """Out-of-distribution scores: the higher, the less an image resembles the training data.
 
-Some look at what the ensemble says, others at the image itself beside the class that the ensemble
-takes it for; `fused` is all that a bundle trusts in one (`models.fusion`). A score is no decision:
-it becomes one through its conformal p-value (`models.conformal`) and a policy (`models.policy`).
+Some look at what the ensemble says, some at the image itself beside the class that the ensemble
+takes it for, some at the features from which the first members judge; `fused` is all that a bundle
+trusts in one (`models.fusion`). A score is no decision: it becomes one through its conformal
+p-value (`models.conformal`) and a policy (`models.policy`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from operator import attrgetter
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.density import Classes, ClassGaussians, ClassSubspaces
+from models.density import Classes, ClassGaussians, ClassSubspaces, Floats
+from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
 from models.shape import Pixels, shape_statistics
@@ -27,8 +30,34 @@ ENSEMBLE: dict[str, Callable[[Prediction], Array]] = {
     "max_logit": lambda prediction: -prediction.max_logit,
     "energy": lambda prediction: prediction.energy,
 }
+FITTED: dict[str, type[Any]] = {
+    "shape": ClassGaussians,
+    "strokes": ClassSubspaces,
+    "feature_subspaces": FeatureSubspaces,
+    "feature_neighbours": FeatureNeighbours,
+    "relative_mahalanobis": RelativeMahalanobis,
+}
 FUSED = "fused"
-DETECTORS = (*ENSEMBLE, "shape", "strokes", FUSED)
+DETECTORS = (*ENSEMBLE, *FITTED, FUSED)
+
+SHAPES = {
+    "shape.mean": "KS",
+    "shape.whitening": "KSS",
+    "strokes.mean": "KG",
+    "strokes.basis": "KRG",
+    "feature_subspaces.mean": "mKF",
+    "feature_subspaces.basis": "mKrF",
+    "feature_neighbours.directions": "dW",
+    "feature_neighbours.references": "Nd",
+    "feature_neighbours.bounds": "K2",
+    "relative_mahalanobis.mean": "mF",
+    "relative_mahalanobis.discriminants": "mDF",
+    "relative_mahalanobis.centres": "mKD",
+    "relative_mahalanobis.ratios": "mD",
+}
+"""Shape of every stored array; a letter is the same size throughout, and W is m F."""
+
+BOUNDS, REFERENCES = "feature_neighbours.bounds", "feature_neighbours.references"
 
 
 def ensemble_scores(prediction: Prediction) -> dict[str, Array]:
@@ -50,43 +79,60 @@ class Detectors:
             predicted class.
         strokes: of `models.orientation.oriented_gradients`; the score is what the predicted class
             leaves of them.
+        feature_subspaces, feature_neighbours, relative_mahalanobis: of the first members' features.
         surprises: of the detectors that are fused.
     """
 
     shape: ClassGaussians
     strokes: ClassSubspaces
+    feature_subspaces: FeatureSubspaces
+    feature_neighbours: FeatureNeighbours
+    relative_mahalanobis: RelativeMahalanobis
     surprises: Mapping[str, Surprise]
 
-    def scores(self, prediction: Prediction, pixels: Pixels) -> dict[str, Array]:
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        """Members whose features are looked at and units of each, m and F."""
+        members, units = self.relative_mahalanobis.mean.shape
+        return members, units
+
+    def scores(self, prediction: Prediction, features: Floats, pixels: Pixels) -> dict[str, Array]:
         """Every detector's score [B], of B images.
 
         Args:
             prediction: what the ensemble says of them.
+            features: of at least the first m members, [B, M, F].
             pixels: grey values from 0 to 1, [B, H, W].
         """
         classes = prediction.probabilities.argmax(axis=1)
-        scores = single_scores(self.shape, self.strokes, prediction, pixels, classes)
+        scores = self.single_scores(prediction, features, pixels, classes)
         return scores | {FUSED: fuse(self.surprises, scores)}
+
+    def single_scores(
+        self, prediction: Prediction, features: Floats, pixels: Pixels, classes: Classes
+    ) -> dict[str, Array]:
+        """Scores [B] of all detectors but the fused one, beside the classes [B] that are given."""
+        return {
+            **ensemble_scores(prediction),
+            "shape": self.shape.distances(shape_statistics(pixels), classes),
+            "strokes": self.strokes.residuals(oriented_gradients(pixels), classes),
+            "feature_subspaces": self.feature_subspaces.scores(features, classes),
+            "feature_neighbours": self.feature_neighbours.scores(features, classes),
+            "relative_mahalanobis": self.relative_mahalanobis.scores(features),
+        }
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What `from_arrays` needs, by name."""
-        fused = {
+        fitted = {name: attrgetter(name)(self) for name in SHAPES}
+        return fitted | {
             f"surprise.{name}": np.stack([surprise.scores, surprise.values])
             for name, surprise in self.surprises.items()
-        }
-        return {
-            "shape.mean": self.shape.mean,
-            "shape.whitening": self.shape.whitening,
-            "strokes.mean": self.strokes.mean,
-            "strokes.basis": self.strokes.basis,
-            **fused,
         }
 
     @staticmethod
     def names(fused: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the arrays of detectors of which those named are fused."""
-        fitted = ("shape.mean", "shape.whitening", "strokes.mean", "strokes.basis")
-        return (*fitted, *(f"surprise.{name}" for name in fused))
+        return (*SHAPES, *(f"surprise.{name}" for name in fused))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], fused: tuple[str, ...]) -> Self:
@@ -96,39 +142,35 @@ class Detectors:
             ValueError: an array has another shape than it must, or holds what is no number.
         """
         for name in cls.names(fused):
-            values = arrays[name]
-            if values.dtype.kind != "f" or not np.isfinite(values).all():
-                raise ValueError(f"{name} must hold finite real numbers")
-        shape = ClassGaussians(
-            arrays["shape.mean"].astype(np.float64), arrays["shape.whitening"].astype(np.float64)
-        )
-        strokes = ClassSubspaces(
-            arrays["strokes.mean"].astype(np.float32), arrays["strokes.basis"].astype(np.float32)
-        )
-        if shape.whitening.shape != (*shape.mean.shape, shape.mean.shape[-1]):
-            raise ValueError("shape.whitening does not fit shape.mean")
-        basis = strokes.basis.shape
-        if len(basis) != 3 or 0 in basis or (basis[0], basis[2]) != strokes.mean.shape:
-            raise ValueError("strokes.basis does not fit strokes.mean")
+            kind, expected = ("i", "whole") if name == BOUNDS else ("f", "finite real")
+            if arrays[name].dtype.kind != kind or not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} must hold {expected} numbers")
+        _check_shapes(arrays)
+        fitted = {}
+        for name, detector in FITTED.items():
+            mine = [each for each in SHAPES if each.startswith(f"{name}.")]
+            fitted[name] = detector(**{each.split(".")[1]: arrays[each] for each in mine})
         surprises = {}
         for name in fused:
             pair = arrays[f"surprise.{name}"].astype(np.float64)
             if pair.ndim != 2 or len(pair) != 2 or (np.diff(pair, axis=1) < 0).any():
                 raise ValueError(f"surprise.{name} must be two rising rows")
             surprises[name] = Surprise(*pair)
-        return cls(shape, strokes, surprises)
+        return cls(**fitted, surprises=surprises)
 
 
-def single_scores(
-    shape: ClassGaussians,
-    strokes: ClassSubspaces,
-    prediction: Prediction,
-    pixels: Pixels,
-    classes: Classes,
-) -> dict[str, Array]:
-    """Scores [B] of all detectors but the fused one, beside the classes [B] that are given."""
-    return {
-        **ensemble_scores(prediction),
-        "shape": shape.distances(shape_statistics(pixels), classes),
-        "strokes": strokes.residuals(oriented_gradients(pixels), classes),
-    }
+def _check_shapes(arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    sizes = {"2": 2}
+    for name, letters in SHAPES.items():
+        shape = arrays[name].shape
+        fits = len(shape) == len(letters) and 0 not in shape
+        if not fits or any(
+            sizes.setdefault(letter, size) != size
+            for letter, size in zip(letters, shape, strict=True)
+        ):
+            raise ValueError(f"{name} does not fit: its shape is {shape}")
+    if sizes["W"] != sizes["m"] * sizes["F"]:
+        raise ValueError(f"feature_neighbours.directions does not fit: {sizes['W']} is not m F")
+    first, last = arrays[BOUNDS].astype(np.int64).T
+    if (first < 0).any() or (first >= last).any() or last.max() > len(arrays[REFERENCES]):
+        raise ValueError(f"{BOUNDS} does not fit: a class has no references")

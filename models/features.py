@@ -45,8 +45,9 @@ class FeatureSubspaces:
             ClassSubspaces.fit(features[:, member], classes, num_classes, rank)
             for member in range(features.shape[1])
         ]
-        mean = np.stack([each.mean for each in members])
-        return cls(mean, np.stack([each.basis for each in members]))
+        # In the order in memory that a file gives it back in: products round alike.
+        basis = np.ascontiguousarray([each.basis for each in members])
+        return cls(np.stack([each.mean for each in members]), basis)
 
     def scores(self, features: Floats, classes: Classes) -> Array:
         """Scores [B] of features [B, M, F], M ≥ m, of images of predicted classes [B]."""
@@ -68,12 +69,12 @@ class FeatureNeighbours:
 
     Attributes:
         directions: P, [d, m F].
-        references: z_r in the order of their classes, of 16 bits' precision, [R, d].
+        references: z_r in the order of their classes, [R, d].
         bounds: first and last + 1 of each class's references, [K, 2].
     """
 
     directions: NDArray[np.float32]
-    references: NDArray[np.float32]
+    references: NDArray[np.float16]
     bounds: NDArray[np.int64]
 
     @classmethod
@@ -100,21 +101,26 @@ class FeatureNeighbours:
             for part, end in zip(parts, last, strict=True)
         ]
         kept = _each(directions, rows[np.concatenate(parts)]).astype(np.float16)
-        return cls(directions, kept.astype(np.float32), np.array(bounds, dtype=np.int64))
+        return cls(directions, kept, np.array(bounds, dtype=np.int64))
 
     def scores(self, features: Floats, classes: Classes) -> Array:
         """Scores [B] of features [B, M, F], M ≥ m, of images of predicted classes [B]."""
         members = self.directions.shape[1] // features.shape[2]
         points = _each(self.directions, _directions(features[:, :members]))
         nearest = [
-            first + np.argmax(self.references[first:last] @ point - self._half_squares[first:last])
+            first + np.argmax(self._known[first:last] @ point - self._half_squares[first:last])
             for point, (first, last) in zip(points, self.bounds[classes], strict=True)
         ]
-        return _lengths(points - self.references[nearest])
+        return _lengths(points - self._known[nearest])
+
+    @cached_property
+    def _known(self) -> NDArray[np.float32]:
+        """The references in single precision, in which products are fast."""
+        return self.references.astype(np.float32)
 
     @cached_property
     def _half_squares(self) -> NDArray[np.float32]:
-        halves: NDArray[np.float32] = np.square(self.references).sum(axis=1) / 2
+        halves: NDArray[np.float32] = np.square(self._known).sum(axis=1) / 2
         return halves
 
 

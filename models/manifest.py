@@ -6,7 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from models.certificate import Certificate
 from models.policy import Policy
@@ -195,10 +202,16 @@ class PredictionSetSpec(SetLevels):
         )
 
 
+def _this_schema(version: object) -> object:
+    if version == 1:
+        raise ValueError("made by an older version: calibrate, evaluate and publish its run again")
+    return version
+
+
 class Manifest(_Record):
     """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Annotated[Literal[2], BeforeValidator(_this_schema)] = 2
     name: Name
     version: Name
     labels: tuple[str, ...] = Field(min_length=2)

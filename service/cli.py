@@ -173,7 +173,7 @@ def _summary(model: Model, difference: float) -> list[str]:
         f"policies    {', '.join(manifest.policies)}",
         f"calibration {manifest.calibration.size} images, {manifest.calibration.score}",
         f"runtime     {runtime.name} on {runtime.device}",
-        f"self-test   passed: {len(model.bundle.golden.images)} images, logits within "
+        f"self-test   passed: {len(model.bundle.golden.images)} images, outputs within "
         f"{difference:.1e}",
     ]
 

@@ -1,4 +1,4 @@
-"""Member logits → what is known of each image, by the functions that calibrated the bundle."""
+"""Outputs → what is known of each image, by the functions that calibrated the bundle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.conformal import ConformalTest
 from models.detectors import Detectors
+from models.outputs import Outputs
 from models.uncertainty import softmax, summarise
 
 Floats = NDArray[np.float32]
@@ -21,7 +22,7 @@ class Evidence:
 
     Attributes:
         logits: member logits [M, K].
-        finite: whether all of them are finite; if not, the other fields mean nothing.
+        finite: whether all outputs are finite; if not, the other fields mean nothing.
         probabilities: mean over members of probabilities [K].
         entropies: predictive entropy, expected entropy and mutual information, in nats.
         scores: score of every OOD detector.
@@ -41,18 +42,23 @@ class Evidence:
 
 
 def weigh(
-    logits: Floats, pixels: Floats, detectors: Detectors, tests: Mapping[str, ConformalTest]
+    outputs: Outputs, pixels: Floats, detectors: Detectors, tests: Mapping[str, ConformalTest]
 ) -> list[Evidence]:
-    """The evidence on each of B images, from member logits [B, M, K] and grey values [B, H, W].
+    """The evidence on each of B images, from the ensemble's outputs and grey values [B, H, W].
 
-    Logits that are not finite are set to zero, so that nothing that is not a number leaves here;
+    Outputs that are not finite are set to zero, so that nothing that is not a number leaves here;
     their images are marked.
     """
-    finite: NDArray[np.bool_] = np.asarray(np.isfinite(logits).all(axis=(1, 2)))
+    logits, features = outputs.logits, outputs.features
+    finite: NDArray[np.bool_] = np.asarray(
+        np.isfinite(logits).all(axis=(1, 2)) & np.isfinite(features).all(axis=(1, 2))
+    )
     if not finite.all():
-        logits = np.where(finite[:, None, None], logits, np.float32(0))
+        logits, features = (
+            np.where(finite[:, None, None], values, np.float32(0)) for values in (logits, features)
+        )
     prediction = summarise(logits)
-    by_detector = detectors.scores(prediction, pixels)
+    by_detector = detectors.scores(prediction, features, pixels)
     p_values = {name: tests[name].p_values(values).tolist() for name, values in by_detector.items()}
     raw = {name: values.tolist() for name, values in by_detector.items()}
     entropies = zip(

@@ -38,7 +38,7 @@ class Model:
         """The evidence on each of the prepared images [B, C, H, W]."""
         pixels, bundle = grey(images, self.manifest.input), self.bundle
         return weigh(
-            self.runtime.logits(images), pixels, bundle.detectors, bundle.calibration.tests
+            self.runtime.outputs(images), pixels, bundle.detectors, bundle.calibration.tests
         )
 
 
@@ -75,7 +75,8 @@ def self_test(model: Model) -> float:
     """Answer the bundle's golden images, alone and in one batch.
 
     Returns:
-        The largest difference of a logit from the expected one, relative where that exceeds 1.
+        The largest difference of a logit or feature from the expected one, relative where that
+        exceeds 1.
 
     Raises:
         ModelError: a difference exceeds 1e-3, or another label is the most probable.
@@ -84,21 +85,26 @@ def self_test(model: Model) -> float:
     golden, where = model.bundle.golden, f"{model.bundle.path / bundles.GOLDEN}: self-test:"
     images, _ = prepare(golden.images, model.manifest.input)
     try:
-        logits = model.runtime.logits(images)
-        alone = model.runtime.logits(images[:1])
+        together, alone = model.runtime.outputs(images), model.runtime.outputs(images[:1])
     except Exception as error:
         raise EngineError(f"{where} {model.runtime.name} failed: {error}") from error
-    if logits.shape != golden.logits.shape:
-        raise ModelError(f"{where} logits {logits.shape}, expected {golden.logits.shape}")
-    difference = max(_difference(logits, golden.logits), _difference(alone, golden.logits[:1]))
-    if not difference <= TOLERANCE:
-        raise ModelError(f"{where} logits differ by {difference:.2g}, allowed is {TOLERANCE:g}")
-    labels = summarise(logits).probabilities.argmax(axis=1)
-    expected = summarise(golden.logits).probabilities.argmax(axis=1)
-    if (labels != expected).any():
-        image = int(np.argmax(labels != expected))
+    differences = []
+    for name, expected, actual, first in (
+        ("logits", golden.logits, together.logits, alone.logits),
+        ("features", golden.features, together.features, alone.features),
+    ):
+        if actual.shape != expected.shape:
+            raise ModelError(f"{where} {name} {actual.shape}, expected {expected.shape}")
+        difference = np.maximum(_difference(actual, expected), _difference(first, expected[:1]))
+        if not difference <= TOLERANCE:
+            raise ModelError(f"{where} {name} differ by {difference:.2g}, allowed is {TOLERANCE:g}")
+        differences.append(float(difference))
+    labels = summarise(together.logits).probabilities.argmax(axis=1)
+    known = summarise(golden.logits).probabilities.argmax(axis=1)
+    if (labels != known).any():
+        image = int(np.argmax(labels != known))
         raise ModelError(f"{where} image {image} has another most probable label")
-    return difference
+    return max(differences)
 
 
 def _difference(actual: Floats, expected: Floats) -> float:

@@ -104,8 +104,8 @@ def prove_again(
         raise CertifyError(f"{bundle.path}: has no certificate: its recipe asked for none")
     held_out = calibration_images(manifest, data_dir, folder)
     prepared, _ = prepare(held_out.images, manifest.input)
-    logits = export.member_logits(export.session(bundle.path / GRAPH, threads), prepared)
-    answers = Answers.detected(logits, grey(prepared, manifest.input), bundle.detectors)
+    outputs = export.member_outputs(export.session(bundle.path / GRAPH, threads), prepared)
+    answers = Answers.detected(outputs, grey(prepared, manifest.input), bundle.detectors)
     score = manifest.calibration.score
     _check_scores(bundle, score, answers.scores[score])
     return {

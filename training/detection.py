@@ -2,7 +2,8 @@
 
 Each kind of score is blind to something: what the ensemble says, how the image was made (`shape`),
 and where its strokes lie (`strokes`). One of the ensemble's scores is fused with one or both of the
-others; which, training images decide: those that let the fewest outliers pass. Outliers are the
+others; which, training images decide: those that let the fewest outliers pass. Scores of the
+members' features are fitted too, and not fused: they lower no choice's misses. Outliers are the
 spoilt images of `training.outliers`, and images that are taken for another class: an ensemble that
 had never seen their class would take them for the most similar one. No foreign image has a part in
 it, and no calibration image.
@@ -11,15 +12,17 @@ it, and no calibration image.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.density import ClassGaussians, ClassSubspaces
-from models.detectors import ENSEMBLE, Detectors, single_scores
+from models.detectors import ENSEMBLE, Detectors
+from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
+from models.outputs import Outputs
 from models.preprocessing import InputSpec, grey, prepare
 from models.shape import shape_statistics
 from models.uncertainty import Array, summarise
@@ -27,10 +30,10 @@ from training.data import Dataset
 from training.outliers import spoilt
 
 Images = NDArray[np.uint8]
-Ensemble = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Ensemble = Callable[[NDArray[np.float32]], Outputs]
 
-RANK = 40
-RANKED = 20_000
+RANK, FEATURE_RANK = 40, 10
+RANKED, REFERENCES = 20_000, 20_000
 SPOILT = 1_000
 LEVELS = (0.95, 0.99)
 OTHERS = (("shape", "strokes"), ("shape",), ("strokes",))
@@ -56,20 +59,29 @@ def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detec
     Args:
         train: the images that the ensemble was trained on.
         spec: its input.
-        ensemble: prepared images [n, C, H, W] to member logits [n, M, K].
-        seed: of the images that are ranked and of those that are spoilt.
+        ensemble: prepared images [n, C, H, W] to its outputs.
+        seed: of the images that are ranked, that are spoilt, and whose features are kept.
     """
     order, classes = np.random.default_rng(seed).permutation(len(train)), len(train.classes)
     pixels = grey(prepare(train.images, spec)[0], spec)
-    shape = ClassGaussians.fit(shape_statistics(pixels), train.labels, classes)
-    rank = min(RANK, max(1, len(train) // classes // 2))
-    strokes = ClassSubspaces.fit(oriented_gradients(pixels), train.labels, classes, rank)
+    known = train.select(order[-REFERENCES:])
+    features = ensemble(prepare(known.images, spec)[0]).features
+    rank, feature_rank = _rank(RANK, train), _rank(FEATURE_RANK, known)
+    unfused = Detectors(
+        shape=ClassGaussians.fit(shape_statistics(pixels), train.labels, classes),
+        strokes=ClassSubspaces.fit(oriented_gradients(pixels), train.labels, classes, rank),
+        feature_subspaces=FeatureSubspaces.fit(features, known.labels, classes, feature_rank),
+        feature_neighbours=FeatureNeighbours.fit(features, known.labels, classes),
+        relative_mahalanobis=RelativeMahalanobis.fit(features, known.labels, classes),
+        surprises={},
+    )
 
     def score(images: Images, likeliest: int = 1) -> dict[str, Array]:
         prepared, _ = prepare(images, spec)
-        prediction = summarise(ensemble(prepared))
+        outputs, pixels = ensemble(prepared), grey(prepared, spec)
+        prediction = summarise(outputs.logits)
         taken_for = prediction.probabilities.argsort(axis=1)[:, -likeliest]
-        return single_scores(shape, strokes, prediction, grey(prepared, spec), taken_for)
+        return unfused.single_scores(prediction, outputs.features, pixels, taken_for)
 
     familiar, chosen = score(train.images[order[:RANKED]]), order[:SPOILT]
     outliers = {
@@ -84,7 +96,12 @@ def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detec
     }
     misses = {names: missed(fused, familiar, outliers) for names, fused in candidates.items()}
     best = min(misses, key=lambda names: np.mean(list(misses[names].values())))
-    return Detection(Detectors(shape, strokes, candidates[best]), misses)
+    return Detection(replace(unfused, surprises=candidates[best]), misses)
+
+
+def _rank(most: int, images: Dataset) -> int:
+    """At most one direction for every two images of a class."""
+    return min(most, max(1, len(images) // len(images.classes) // 2))
 
 
 def missed(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.calibration import Calibration
 from models.conformal import ConformalTest
 from models.detectors import Detectors, ensemble_scores
+from models.outputs import Outputs
 from models.policy import Policy, reasons_to_abstain
 from models.prediction_sets import PredictionSets
 from models.shape import Pixels
@@ -50,10 +51,11 @@ class Answers:
         return cls(prediction, ensemble_scores(prediction), logits.argmax(axis=2))
 
     @classmethod
-    def detected(cls, logits: Logits, pixels: Pixels, detectors: Detectors) -> Answers:
-        """From member logits [n, M, K] and grey values [n, H, W], with all detectors' scores."""
-        prediction = summarise(logits)
-        return cls(prediction, detectors.scores(prediction, pixels), logits.argmax(axis=2))
+    def detected(cls, outputs: Outputs, pixels: Pixels, detectors: Detectors) -> Answers:
+        """From outputs and grey values [n, H, W] of n images, with all detectors' scores."""
+        prediction = summarise(outputs.logits)
+        scores = detectors.scores(prediction, outputs.features, pixels)
+        return cls(prediction, scores, outputs.logits.argmax(axis=2))
 
     @property
     def classes(self) -> Labels:

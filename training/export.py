@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from models.bundle import GRAPH, WEIGHTS
 from models.networks import Network
+from models.outputs import FEATURE_MEMBERS, Outputs
 
 TOLERANCE = 1e-4
 
@@ -171,15 +172,17 @@ def session(graph: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def member_logits(
+def member_outputs(
     graph: onnxruntime.InferenceSession, images: NDArray[np.float32], batch_size: int = 64
-) -> NDArray[np.float32]:
-    """Member logits [n, M, K] of prepared images [n, C, H, W]."""
-    batches = [
-        graph.run(["logits"], {"images": images[first : first + batch_size]})[0]
-        for first in range(0, len(images), batch_size)
-    ]
-    return np.concatenate(batches)
+) -> Outputs:
+    """Outputs of prepared images [n, C, H, W]."""
+    logits, features = [], []
+    for first in range(0, len(images), batch_size):
+        batch = {"images": images[first : first + batch_size]}
+        of_all, features_of_all = graph.run(["logits", "features"], batch)
+        logits.append(of_all)
+        features.append(features_of_all[:, :FEATURE_MEMBERS].copy())
+    return Outputs(np.concatenate(logits), np.concatenate(features))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.detectors import DETECTORS
 from models.manifest import Name, SetLevels
 from models.networks import Network
 from models.policy import Policy
@@ -299,6 +301,12 @@ def _levels(content: Any) -> Any:
 Levels = Annotated[Policy | CertifiedPolicy, BeforeValidator(_levels)]
 
 
+def _detector(name: str) -> str:
+    if name not in DETECTORS:
+        raise ValueError(f"no detector {name!r}: use one of {', '.join(DETECTORS)}")
+    return name
+
+
 class Recipe(_Table):
     """Everything that decides a run's result, besides the data itself."""
 
@@ -313,16 +321,7 @@ class Recipe(_Table):
     members: int = Field(ge=1)
     group: int = Field(default=4, ge=1)
     selection: Literal["thinned", "greedy"] = "greedy"
-    score: Literal[
-        "predictive_entropy",
-        "mutual_information",
-        "max_probability",
-        "max_logit",
-        "energy",
-        "shape",
-        "strokes",
-        "fused",
-    ]
+    score: Annotated[str, AfterValidator(_detector)]
     policies: dict[Name, Levels]
     prediction_sets: SetLevels | None = None
 
@@ -335,6 +334,9 @@ class Recipe(_Table):
             raise ValueError("members exceed chains × samples")
         if "default" not in self.policies:
             raise ValueError('policies must contain "default"')
+        for levels in self.policies.values():
+            if isinstance(levels, Policy) and levels.score is not None:
+                _detector(levels.score)
         return self
 
 

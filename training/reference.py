@@ -26,7 +26,7 @@ from training import metrics
 from training.agreement import agreement, total_variation
 from training.data import DataError, Dataset, load
 from training.data.store import Store
-from training.export import member_logits, session
+from training.export import member_outputs, session
 
 ACCURACY, NLL = 0.9144, 0.2773
 DIGIT = 5e-5  # half a unit of the last digit that is published
@@ -77,7 +77,8 @@ def predictive(graph: Path, prepared: NDArray[np.float32], threads: int) -> Arra
     """Mean over members of probabilities, [n, K], of prepared images [n, C, H, W]."""
     engine = session(graph, threads)
     parts = np.array_split(prepared, max(1, len(prepared) // 1000))
-    means: list[Array] = [softmax(member_logits(engine, part)).mean(axis=1) for part in parts]
+    logits = (member_outputs(engine, part).logits for part in parts)
+    means: list[Array] = [softmax(values).mean(axis=1) for values in logits]
     return np.concatenate(means)
 
 

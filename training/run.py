@@ -20,7 +20,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -347,9 +347,9 @@ class Run:
         return Answers.detected(ensemble(prepared), grey(prepared, spec), detectors)
 
     def _ensemble(self) -> Ensemble:
-        """The exported ensemble: prepared images [n, C, H, W] to member logits [n, M, K]."""
+        """The exported ensemble: prepared images [n, C, H, W] to its outputs."""
         graph = _made_by("export", self.staging / bundles.GRAPH)
-        return partial(export.member_logits, export.session(graph, os.cpu_count() or 1))
+        return partial(export.member_outputs, export.session(graph, os.cpu_count() or 1))
 
     @property
     def _fused(self) -> tuple[str, ...]:
@@ -367,8 +367,8 @@ class Run:
 
     def _write_golden(self) -> None:
         images = self.problem.test.images[:GOLDEN_IMAGES]
-        logits = self._ensemble()(prepare(images, self.problem.input)[0])
-        np.savez_compressed(self.staging / bundles.GOLDEN, images=images, logits=logits)
+        outputs = self._ensemble()(prepare(images, self.problem.input)[0])
+        np.savez_compressed(self.staging / bundles.GOLDEN, images=images, **asdict(outputs))
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the run directory, atomically."""

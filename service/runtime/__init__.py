@@ -1,4 +1,4 @@
-"""Engines that turn images into member logits: one protocol, and how one is chosen."""
+"""Engines that evaluate an ensemble on images: one protocol, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
+from models.outputs import Outputs
 from service.errors import EngineError
 from service.settings import Settings
 
@@ -42,8 +43,8 @@ class Runtime(Protocol):
     @property
     def members(self) -> int: ...  # noqa: D102
 
-    def logits(self, images: Floats) -> Floats:
-        """Member logits [B, M, K] of images [B, C, H, W]; called by one thread at a time."""
+    def outputs(self, images: Floats) -> Outputs:
+        """Outputs of images [B, C, H, W]; called by one thread at a time."""
         ...
 
 

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
 from models.bundle import GRAPH, Bundle
+from models.outputs import FEATURE_MEMBERS, Outputs
 from service.errors import EngineError
 from service.runtime import Floats
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 INPUT = "images"
-OUTPUT = "logits"
+OUTPUTS = ["logits", "features"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class OnnxRuntime:
     members: int
     name: str = "onnx"
 
-    def logits(self, images: Floats) -> Floats:
-        """Member logits [B, M, K] of images [B, C, H, W]."""
-        (logits,) = self.session.run([OUTPUT], {INPUT: images})
-        return np.asarray(logits, dtype=np.float32)
+    def outputs(self, images: Floats) -> Outputs:
+        """Outputs of images [B, C, H, W]."""
+        logits, features = self.session.run(OUTPUTS, {INPUT: images})
+        return Outputs(logits, features[:, :FEATURE_MEMBERS])
 
 
 def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:
@@ -63,9 +63,9 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:
 def _check_interface(session: Any, graph: Path) -> None:
     inputs = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
-    if inputs != [INPUT] or OUTPUT not in outputs:
+    if inputs != [INPUT] or not set(OUTPUTS) <= set(outputs):
         raise EngineError(
-            f"{graph}: takes {inputs} and gives {outputs}, expected [{INPUT!r}] and {OUTPUT!r}"
+            f"{graph}: takes {inputs} and gives {outputs}, expected {[INPUT]} and {OUTPUTS}"
         )
 
 

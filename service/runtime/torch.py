@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from models.bundle import WEIGHTS, Bundle
 from models.networks import Network, NetworkError, from_manifest
+from models.outputs import FEATURE_MEMBERS, Outputs
 from service.errors import EngineError
 from service.runtime import Floats
 
@@ -30,12 +31,15 @@ class TorchRuntime:
     name: str = "torch"
 
     @torch.inference_mode()
-    def logits(self, images: Floats) -> Floats:
-        """Member logits [B, M, K] of images [B, C, H, W]."""
+    def outputs(self, images: Floats) -> Outputs:
+        """Outputs of images [B, C, H, W]."""
         batch = torch.from_numpy(images).to(self.target, non_blocking=True)
         batch = batch.contiguous(memory_format=torch.channels_last)
-        parts = [self.network.forward(group, batch)[0] for group in self.groups]
-        return np.asarray(torch.cat(parts, dim=1).float().cpu().numpy(), dtype=np.float32)
+        logits, features = zip(
+            *(self.network.forward(group, batch) for group in self.groups), strict=True
+        )
+        first = torch.cat(features, dim=1)[:, :FEATURE_MEMBERS]
+        return Outputs(_array(torch.cat(logits, dim=1)), _array(first))
 
 
 def open_runtime(bundle: Bundle, device: str, threads: int) -> TorchRuntime:
@@ -63,6 +67,10 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> TorchRuntime:
     )
     shown = torch.cuda.get_device_name(target) if cuda else "cpu"
     return TorchRuntime(network, groups, target, shown, spec.count)
+
+
+def _array(values: torch.Tensor) -> Floats:
+    return np.asarray(values.float().cpu().numpy(), dtype=np.float32)
 
 
 def _load(bundle: Bundle) -> tuple[Network, dict[str, torch.Tensor]]:

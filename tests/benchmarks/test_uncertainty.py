@@ -71,6 +71,8 @@ def test_every_row_of_a_seed_once_and_never_twice(
 def _check_scores(report: dict[str, Any], text: str) -> None:
     for name in DETECTORS:
         assert f"Langevin, T = 1, M = 4: {name}" in report["rows"]
+    for name in ("variance", "Mahalanobis", "density", "1-NN"):
+        assert f"features: {name}" in report["rows"]
     for row, (figures,) in report["rows"].items():
         assert set(figures) == {"strangers", "test"}
         assert figures["strangers"]["auroc"] == pytest.approx(0.5)

@@ -9,6 +9,7 @@ import pytest
 
 from models.density import ClassGaussians, ClassSubspaces
 from models.detectors import DETECTORS, Detectors
+from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise
 from models.manifest import (
     CalibrationSpec,
@@ -60,10 +61,17 @@ def detectors() -> Detectors:
     """Three classes of descriptions that mean nothing."""
     randomness = np.random.default_rng(0)
     classes = np.arange(60) % 3
+    shape = ClassGaussians.fit(randomness.normal(size=(60, 20)), classes, 3)
+    strokes = ClassSubspaces.fit(randomness.normal(size=(60, 196)), classes, 3, rank=2)
+    surprises = {name: Surprise.fit(randomness.exponential(size=100)) for name in FUSED}
+    features = randomness.normal(size=(60, 2, 5)).astype(np.float32)
     return Detectors(
-        ClassGaussians.fit(randomness.normal(size=(60, 20)), classes, 3),
-        ClassSubspaces.fit(randomness.normal(size=(60, 196)), classes, 3, rank=2),
-        {name: Surprise.fit(randomness.exponential(size=100)) for name in FUSED},
+        shape,
+        strokes,
+        FeatureSubspaces.fit(features, classes, 3, rank=2),
+        FeatureNeighbours.fit(features, classes, 3),
+        RelativeMahalanobis.fit(features, classes, 3),
+        surprises,
     )
 
 
@@ -81,5 +89,6 @@ def source(tmp_path: Path, detectors: Detectors) -> Path:
     np.savez(folder / "calibration.npz", allow_pickle=False, **arrays)
     images = np.arange(7 * 4 * 6 * 3, dtype=np.uint8).reshape(7, 4, 6, 3)
     logits = np.linspace(-1, 1, 7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
-    np.savez(folder / "golden.npz", allow_pickle=False, images=images, logits=logits)
+    answers = {"logits": logits, "features": np.ones((7, 2, 5), np.float32)}
+    np.savez(folder / "golden.npz", allow_pickle=False, images=images, **answers)
     return folder

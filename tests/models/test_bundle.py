@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models import bundle as bundles
 from models.bundle import MANIFEST, REQUIRED, BundleError, load, publish, resolve
@@ -96,6 +97,8 @@ def test_what_was_published_is_loaded(bundle: Path, manifest: Manifest) -> None:
     assert loaded.golden.images.dtype == np.uint8
     assert loaded.golden.logits.shape == (7, 2, 3)
     assert loaded.golden.logits.dtype == np.float32
+    assert loaded.golden.features.shape == (7, 2, 5)
+    assert loaded.golden.features.dtype == np.float32
 
 
 def test_publish_returns_the_digest(tmp_path: Path, source: Path, manifest: Manifest) -> None:
@@ -175,7 +178,8 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
         ({"colour": "red"}, "^colour: Extra inputs"),
         ({"labels": None}, "^labels: Field required"),
         ({"labels": ["a"]}, "^labels: "),
-        ({"schema_version": 2}, "^schema_version: Input should be 1"),
+        ({"schema_version": 1}, "^schema_version: .* made by an older version: calibrate, eval"),
+        ({"schema_version": 3}, "^schema_version: Input should be 2"),
         ({"name": "../fake"}, "^name: "),
         ({"policies": {}}, "^policies: "),
         ({"files": {"ensemble.onnx": "abc"}}, "^files.ensemble.onnx: "),
@@ -247,7 +251,10 @@ def test_broken_archive_is_closed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("calibration.npz", "shape.mean is not a file"), ("golden.npz", "images is not")],
+    [
+        ("calibration.npz", "shape.mean is not a file .*: if an older version wrote it, repeat"),
+        ("golden.npz", "images is not"),
+    ],
 )
 def test_archive_without_the_arrays(bundle: Path, name: str, reason: str) -> None:
     replace(bundle, name, archive(other=np.zeros(3)))
@@ -319,40 +326,55 @@ def test_classes_that_a_policy_cannot_condition_on(
 
 
 @pytest.mark.parametrize(
-    ("images", "logits"),
+    ("name", "shape"),
     [
-        ((7, 6, 4, 3), (7, 2, 3)),
-        ((7, 4, 6, 1), (7, 2, 3)),
-        ((7, 4, 6), (7, 2, 3)),
-        ((7, 4, 6, 3), (6, 2, 3)),
-        ((7, 4, 6, 3), (7, 1, 3)),
-        ((7, 4, 6, 3), (7, 2, 4)),
-        ((7, 4, 6, 3), (7, 6)),
-        ((0, 4, 6, 3), (0, 2, 3)),
-        pytest.param((), (7, 2, 3)),
+        ("images", (7, 6, 4, 3)),
+        ("images", (7, 4, 6, 1)),
+        ("images", (7, 4, 6)),
+        ("images", (0, 4, 6, 3)),
+        ("images", ()),
+        ("logits", (6, 2, 3)),
+        ("logits", (7, 1, 3)),
+        ("logits", (7, 2, 4)),
+        ("logits", (7, 6)),
+        ("features", (6, 2, 5)),
+        ("features", (7, 1, 5)),
+        ("features", (7, 2, 4)),
     ],
     ids=str,
 )
-def test_golden_shapes_that_do_not_fit(
-    bundle: Path, images: tuple[int, ...], logits: tuple[int, ...]
-) -> None:
-    arrays = {"images": np.zeros(images, np.uint8), "logits": np.zeros(logits, np.float32)}
-    replace(bundle, "golden.npz", archive(**arrays))
-    refuse(bundle, bundle / "golden.npz", re.escape(f"shapes {images} and {logits}, expected"))
+def test_golden_shapes_that_do_not_fit(bundle: Path, name: str, shape: tuple[int, ...]) -> None:
+    file = bundle / "golden.npz"
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    replace(bundle, file.name, archive(**{**arrays, name: np.zeros(shape, arrays[name].dtype)}))
+    refuse(bundle, file, f"{name} of shape {re.escape(str(shape))}, expected")
 
 
 @pytest.mark.parametrize(
-    "arrays",
+    ("name", "values", "reason"),
     [
-        {"images": np.zeros((1, 4, 6, 3)), "logits": np.zeros((1, 2, 3), np.float32)},
-        {"images": np.zeros((1, 4, 6, 3), np.uint8), "logits": np.full((1, 2, 3), "a")},
-        {"images": np.zeros((1, 4, 6, 3), np.uint8), "logits": np.full((1, 2, 3), np.nan)},
+        ("images", np.zeros((7, 4, 6, 3)), "images of type float64, expected uint8"),
+        ("logits", np.full((7, 2, 3), "a"), "logits must be finite real numbers"),
+        ("logits", np.full((7, 2, 3), np.nan), "logits must be finite real numbers"),
+        ("features", np.full((7, 2, 5), np.inf), "features must be finite real numbers"),
     ],
-    ids=["images of floats", "logits of text", "logits that are not numbers"],
+    ids=["images of floats", "logits of text", "logits that are no numbers", "infinite features"],
 )
-def test_golden_values_that_do_not_fit(bundle: Path, arrays: dict[str, Any]) -> None:
-    replace(bundle, "golden.npz", archive(**arrays))
-    refuse(bundle, bundle / "golden.npz", "images|logits")
+def test_golden_values_that_do_not_fit(
+    bundle: Path, name: str, values: NDArray[Any], reason: str
+) -> None:
+    file = bundle / "golden.npz"
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    replace(bundle, file.name, archive(**{**arrays, name: values}))
+    refuse(bundle, file, reason)
+
+
+def test_detectors_of_more_or_fewer_members_than_give_features(bundle: Path) -> None:
+    members = {"count": 3, "group": 1, "chains": [0] * 3, "samples": [0, 1, 2]}
+    rewrite(bundle, members=members)
+    refuse(bundle, bundle / "calibration.npz", "detectors of 2 members' features, not 3")
 
 
 def test_resolve_takes_the_path_itself(bundle: Path) -> None:

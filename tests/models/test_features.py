@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -203,6 +205,22 @@ def test_image_alone_equals_itself_in_any_batch_to_the_bit(
     assert np.array_equal(judge(order), together[:, order])
     for index in (0, 1, TOGETHER - 1, TOGETHER, 2 * TOGETHER, len(new) - 1):
         assert np.array_equal(judge(slice(index, index + 1)), together[:, index : index + 1])
+
+
+def test_what_a_file_gives_back_scores_alike_to_the_bit() -> None:
+    """A file has arrays row by row; in another order in memory products round otherwise."""
+    known, classes = seen(300, units=128)
+    new, predicted = seen(40, seed=1, units=128)
+    subspaces = FeatureSubspaces.fit(known, classes, CLASSES, rank=10)
+    neighbours = FeatureNeighbours.fit(known, classes, CLASSES)
+    relative = RelativeMahalanobis.fit(known, classes, CLASSES)
+    for fitted, given in (
+        (subspaces, (new, predicted)),
+        (neighbours, (new, predicted)),
+        (relative, (new,)),
+    ):
+        arrays = {field.name: getattr(fitted, field.name).copy("C") for field in fields(fitted)}
+        assert type(fitted)(**arrays).scores(*given).tolist() == fitted.scores(*given).tolist()
 
 
 def test_members_beyond_those_known_are_not_looked_at() -> None:

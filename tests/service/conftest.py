@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 
 from models import bundle as bundles
 from models.density import ClassGaussians, ClassSubspaces
-from models.detectors import Detectors, single_scores
+from models.detectors import Detectors
+from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise
 from models.manifest import (
     CalibrationSpec,
@@ -38,6 +39,7 @@ from models.manifest import (
     Verdict,
 )
 from models.orientation import oriented_gradients
+from models.outputs import FEATURE_MEMBERS, Outputs
 from models.policy import Policy
 from models.prediction_sets import PredictionSets, lac
 from models.preprocessing import InputSpec, grey, prepare
@@ -65,10 +67,15 @@ def _weights() -> dict[str, np.ndarray]:
     }
 
 
-def _logits(weights: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+def _outputs(weights: dict[str, np.ndarray], images: np.ndarray) -> Outputs:
     flat = images.reshape(len(images), -1)
     logits = np.einsum("bf,mkf->bmk", flat, weights["dense1.weight"]) + weights["dense1.bias"]
-    return logits.astype(np.float32)
+    return Outputs(logits.astype(np.float32), _features(images))
+
+
+def _features(images: np.ndarray) -> np.ndarray:
+    """A network without a hidden layer judges by the image itself."""
+    return np.repeat(images.reshape(len(images), 1, -1), FEATURE_MEMBERS, axis=1)
 
 
 def _external(name: str, shape: tuple[int, ...], file: Path) -> onnx.TensorProto:
@@ -91,14 +98,15 @@ def _graph(weights: dict[str, np.ndarray], file: Path) -> onnx.ModelProto:
         helper.make_node("Flatten", ["images"], ["flat"]),
         helper.make_node("Einsum", ["flat", "dense1.weight"], ["product"], equation="bf,mkf->bmk"),
         helper.make_node("Add", ["product", "dense1.bias"], ["logits"]),
-        helper.make_node("Identity", ["logits"], ["features"]),
+        helper.make_node("Unsqueeze", ["flat", "one"], ["feature"]),
+        helper.make_node("Expand", ["feature", "members"], ["features"]),
     ]
     values = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in {
             "images": ["batch", 1, SIDE, SIDE],
             "logits": ["batch", M, K],
-            "features": ["batch", M, K],
+            "features": ["batch", M, SIDE * SIDE],
         }.items()
     }
     graph = helper.make_graph(
@@ -106,7 +114,11 @@ def _graph(weights: dict[str, np.ndarray], file: Path) -> onnx.ModelProto:
         "tiny",
         [values["images"]],
         [values["logits"], values["features"]],
-        [_external(name, array.shape, file) for name, array in weights.items()],
+        [
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("members", TensorProto.INT64, [3], [1, M, 1]),
+            *(_external(name, array.shape, file) for name, array in weights.items()),
+        ],
     )
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, producer_name="tests"
@@ -123,31 +135,54 @@ def random_images(count: int, seed: int) -> np.ndarray:
 
 def _detectors(weights: dict[str, np.ndarray]) -> Detectors:
     images = prepare(random_images(200, 3), SPEC)[0]
-    pixels, prediction = grey(images, SPEC), summarise(_logits(weights, images))
+    pixels, outputs = grey(images, SPEC), _outputs(weights, images)
+    prediction, features = summarise(outputs.logits), outputs.features
     classes = prediction.probabilities.argmax(axis=1)
-    shape = ClassGaussians.fit(shape_statistics(pixels), classes, K)
-    strokes = ClassSubspaces.fit(oriented_gradients(pixels), classes, K, rank=10)
-    scores = single_scores(shape, strokes, prediction, pixels, classes)
-    return Detectors(shape, strokes, {name: Surprise.fit(scores[name]) for name in FUSED})
+    unfused = Detectors(
+        ClassGaussians.fit(shape_statistics(pixels), classes, K),
+        ClassSubspaces.fit(oriented_gradients(pixels), classes, K, rank=10),
+        FeatureSubspaces.fit(features, classes, K, rank=5),
+        FeatureNeighbours.fit(features, classes, K),
+        RelativeMahalanobis.fit(features, classes, K),
+        {},
+    )
+    scores = unfused.single_scores(prediction, features, pixels, classes)
+    return replace(unfused, surprises={name: Surprise.fit(scores[name]) for name in FUSED})
 
 
-def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Path:
+def _publish(
+    target: Path,
+    passed: bool = True,
+    golden_shift: float = 0.0,
+    feature_shift: float = 0.0,
+    outputs: tuple[str, ...] = ("logits", "features"),
+) -> Path:
     source = target.parent / "source"
     source.mkdir(parents=True)
     weights = _weights()
     save_file(weights, source / bundles.WEIGHTS)
-    onnx.save(_graph(weights, source / bundles.WEIGHTS), source / bundles.GRAPH)
+    graph = _graph(weights, source / bundles.WEIGHTS)
+    for output in graph.graph.output:
+        if output.name not in outputs:
+            graph.graph.output.remove(output)
+    onnx.save(graph, source / bundles.GRAPH)
     detectors = _detectors(weights)
     held_out = prepare(random_images(CALIBRATION, 1), SPEC)[0]
-    prediction = summarise(_logits(weights, held_out))
-    scores = detectors.scores(prediction, grey(held_out, SPEC))
+    outputs_of_held_out = _outputs(weights, held_out)
+    prediction = summarise(outputs_of_held_out.logits)
+    scores = detectors.scores(prediction, outputs_of_held_out.features, grey(held_out, SPEC))
     classes = prediction.probabilities.argmax(axis=1)
     np.savez(source / bundles.CALIBRATION, **detectors.arrays(), **scores, classes=classes)
     labels = np.random.default_rng(4).integers(0, K, CALIBRATION)
     sets = PredictionSets.fit(prediction.probabilities, labels, SET_COVERAGE, lac)
     golden = random_images(5, 2)
-    answers = _logits(weights, prepare(golden, SPEC)[0]) + np.float32(golden_shift)
-    np.savez(source / bundles.GOLDEN, images=golden, logits=answers)
+    answers = _outputs(weights, prepare(golden, SPEC)[0])
+    np.savez(
+        source / bundles.GOLDEN,
+        images=golden,
+        logits=answers.logits + np.float32(golden_shift),
+        features=answers.features + np.float32(feature_shift),
+    )
     size = K * SIDE * SIDE + K
     manifest = Manifest(
         name="tiny",
@@ -170,6 +205,7 @@ def _publish(target: Path, passed: bool = True, golden_shift: float = 0.0) -> Pa
             "strict": Policy(alpha=0.5, min_probability=0.99),
             "open": Policy(alpha=0.001, min_probability=0.0),
             "shapely": Policy(alpha=0.3, min_probability=0.0, score="shape"),
+            "featured": Policy(alpha=0.3, min_probability=0.0, score="feature_subspaces"),
             "sure": Policy(alpha=0.3, min_probability=0.0, alpha_confidence=0.9),
             "by_class": Policy(alpha=0.3, min_probability=0.0, conditional_on="class"),
         },
@@ -236,15 +272,15 @@ def model(settings: Settings) -> Model:
 
 @dataclass(frozen=True)
 class FunctionRuntime:
-    """A runtime that is a function of the images."""
+    """A runtime whose logits are a function of the images; its features are the tiny bundle's."""
 
     function: Callable[[np.ndarray], np.ndarray]
     members: int = M
     name: str = "function"
     device: str = "cpu"
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        return self.function(images)
+    def outputs(self, images: np.ndarray) -> Outputs:
+        return Outputs(self.function(images), _features(images))
 
 
 @pytest.fixture

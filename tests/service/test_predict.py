@@ -75,7 +75,7 @@ async def test_one_image_as_the_body(client, png, images, model):
     (result,) = answer["results"]
     assert set(result) == RESULT_FIELDS
     check_invariants(result)
-    expected = summarise(model.runtime.logits(prepare(images[:1], model.manifest.input)[0]))
+    expected = summarise(model.runtime.outputs(prepare(images[:1], model.manifest.input)[0]).logits)
     assert list(result["probabilities"].values()) == expected.probabilities[0].tolist()
     assert result["uncertainty"]["predictive_entropy"] == expected.predictive_entropy[0]
     assert result["uncertainty"]["unit"] == "nat"
@@ -481,7 +481,7 @@ async def test_bad_options(client, png, query, field):
 
 async def test_logits_that_are_not_finite_abstain(start, model, with_logits, images, encode):
     def logits(batch):
-        values = model.runtime.logits(batch)
+        values = model.runtime.outputs(batch).logits
         values[batch.sum(axis=(1, 2, 3)) > 0, 1, 2] = np.nan
         return values
 
@@ -521,15 +521,20 @@ async def test_many_files_are_decoded_off_the_loop(client, encode):
     assert response.json()["results"][0]["input"]["applied"][0] == "reduce"
 
 
-async def test_a_policy_may_name_the_score_that_raises_its_flag(client, images, encode):
+@pytest.mark.parametrize(
+    ("policy", "score"), [("shapely", "shape"), ("featured", "feature_subspaces")]
+)
+async def test_a_policy_may_name_the_score_that_raises_its_flag(
+    client, images, encode, policy, score
+):
     files = [("files", (f"{index}", encode(image))) for index, image in enumerate(images)]
     plain = (await client.post("/predict?policy=open&alpha=0.3", files=files)).json()["results"]
-    named = (await client.post("/predict?policy=shapely", files=files)).json()["results"]
+    named = (await client.post(f"/predict?policy={policy}", files=files)).json()["results"]
     for usual, other in zip(plain, named, strict=True):
         assert usual["ood"]["detector"] == "predictive_entropy"
-        assert other["ood"]["detector"] == "shape"
+        assert other["ood"]["detector"] == score
         assert other["ood"]["detectors"] == usual["ood"]["detectors"]
-        expected = other["ood"]["detectors"]["shape"]
+        expected = other["ood"]["detectors"][score]
         assert {key: other["ood"][key] for key in expected} == expected
         assert other["ood"]["flag"] == (expected["p_value"] <= 0.3) == (other["reasons"] == ["ood"])
     flags = [[result["ood"]["flag"] for result in results] for results in (plain, named)]

@@ -14,7 +14,7 @@ from service.repository import Model, open_model
 from service.settings import EMBEDDED_BUNDLE, Settings
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
-MAX_BYTES = 12_000_000
+MAX_BYTES = 14_000_000
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ async def test_sets_are_those_that_evaluation_computes_the_most_probable_label_f
     labels = model.manifest.labels
     sets = model.manifest.prediction_sets.fitted
     prepared = prepare(images, model.manifest.input)[0]
-    probabilities = summarise(model.runtime.logits(prepared)).probabilities
+    probabilities = summarise(model.runtime.outputs(prepared).logits).probabilities
     results = (await ask())["results"]
     for row, inside, result in zip(probabilities, sets.sets(probabilities), results, strict=True):
         assert set(result["prediction_set"]) == {labels[index] for index in np.nonzero(inside)[0]}
@@ -129,7 +129,7 @@ async def test_images_that_could_not_be_judged_are_no_evidence(
     """They change no level, and are never accepted."""
 
     def logits(batch):
-        values = model.runtime.logits(batch)
+        values = model.runtime.outputs(batch).logits
         values[batch.mean(axis=(1, 2, 3)) > 0.8] = np.nan
         return values
 

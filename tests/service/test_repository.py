@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models import bundle as bundles
+from models.outputs import Outputs
 from service.errors import EngineError, ModelError
 from service.repository import open_model, self_test
 
@@ -53,8 +54,14 @@ def test_a_policy_that_is_not_there(settings):
 
 
 def test_golden_answers_that_do_not_come(settings, publish):
-    with pytest.raises(ModelError, match=r"golden\.npz: self-test: logits differ by"):
+    with pytest.raises(ModelError, match=r"golden\.npz: self-test: logits differ by 0\.1"):
         open_model(change(settings, bundle=publish(golden_shift=0.1)))
+
+
+def test_golden_features_that_do_not_come(settings, publish):
+    """The right logits of the wrong features would answer well, and flag wrongly."""
+    with pytest.raises(ModelError, match=r"golden\.npz: self-test: features differ by 0\.1"):
+        open_model(change(settings, bundle=publish(feature_shift=0.1)))
 
 
 def test_self_test_catches_numbers_that_are_none(model, with_logits):
@@ -63,8 +70,17 @@ def test_self_test_catches_numbers_that_are_none(model, with_logits):
         self_test(broken)
 
 
+def test_self_test_catches_an_image_that_fails_alone(model, with_logits):
+    def logits(images):
+        values = model.runtime.outputs(images).logits
+        return values if len(images) > 1 else np.full_like(values, np.nan)
+
+    with pytest.raises(ModelError, match="logits differ by nan"):
+        self_test(with_logits(logits))
+
+
 def test_self_test_catches_a_wrong_shape(model, with_logits):
-    broken = with_logits(lambda images: model.runtime.logits(images)[:, :3])
+    broken = with_logits(lambda images: model.runtime.outputs(images).logits[:, :3])
     with pytest.raises(ModelError, match=r"logits \(5, 3, 3\)"):
         self_test(broken)
 
@@ -77,10 +93,10 @@ def test_self_test_catches_another_label(model):
     class Other:
         name, device, members = "other", "cpu", 4
 
-        def logits(self, images):
+        def outputs(self, images):
             answer = np.zeros((len(images), 4, 3), dtype=np.float32)
             answer[..., 1] = 1e-6
-            return answer
+            return Outputs(answer, model.runtime.outputs(images).features)
 
     broken = replace(model, bundle=replace(model.bundle, golden=golden), runtime=Other())
     with pytest.raises(ModelError, match="image 0 has another most probable label"):

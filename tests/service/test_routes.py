@@ -156,7 +156,7 @@ async def test_a_full_queue_says_when_to_come_back(start, model, with_logits, pn
     def logits(batch):
         entered.set()
         assert release.wait(20)
-        return model.runtime.logits(batch)
+        return model.runtime.outputs(batch).logits
 
     options = {"max_queue_images": 2, "max_batch_images": 1, "max_images_per_request": 2}
     async with start(with_logits(logits), **options) as client:
@@ -184,7 +184,7 @@ async def test_no_answer_in_time(start, model, with_logits, png):
 
     def logits(batch):
         assert release.wait(20)
-        return model.runtime.logits(batch)
+        return model.runtime.outputs(batch).logits
 
     async with start(with_logits(logits), request_timeout_seconds=0.05) as client:
         response = await client.post("/predict", content=png, headers=PNG)
@@ -212,7 +212,7 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         sizes.append(len(batch))
         entered.set()
         assert release.wait(20)
-        return model.runtime.logits(batch)
+        return model.runtime.outputs(batch).logits
 
     app = create_app(settings, with_logits(logits))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models import bundle as bundles
+from models.outputs import FEATURE_MEMBERS
 from models.preprocessing import prepare
 from service import runtime
 from service.errors import EngineError
@@ -32,10 +33,12 @@ def golden(bundle):
 
 def test_onnx_answers_the_golden_images(bundle):
     engine = onnx.open_runtime(bundle, "cpu", 1)
-    logits = engine.logits(golden(bundle))
-    assert logits.dtype == np.float32
-    assert logits.shape == (5, 4, 3)
-    assert np.abs(logits - bundle.golden.logits).max() < 1e-5
+    outputs = engine.outputs(golden(bundle))
+    assert outputs.logits.dtype == outputs.features.dtype == np.float32
+    assert outputs.logits.shape == (5, 4, 3)
+    assert outputs.features.shape == (5, 4, 64)
+    assert np.abs(outputs.logits - bundle.golden.logits).max() < 1e-5
+    assert np.abs(outputs.features - bundle.golden.features).max() < 1e-5
     assert (engine.name, engine.device, engine.members) == ("onnx", "cpu", 4)
 
 
@@ -50,10 +53,21 @@ def test_torch_and_onnx_agree(bundle, path):
     reference = onnx.open_runtime(chosen, "cpu", 1)
     assert (engine.name, engine.members) == ("torch", reference.members)
     for size in (1, 3, len(images)):
-        logits = engine.logits(images[:size])
-        assert logits.dtype == np.float32
-        expected = reference.logits(images[:size])
-        assert np.abs(logits - expected).max() / max(1, np.abs(expected).max()) < 1e-4
+        outputs, references = engine.outputs(images[:size]), reference.outputs(images[:size])
+        for actual, expected in (
+            (outputs.logits, references.logits),
+            (outputs.features, references.features),
+        ):
+            assert actual.dtype == np.float32
+            assert actual.shape == expected.shape
+            assert np.abs(actual - expected).max() / max(1, np.abs(expected).max()) < 1e-4
+        assert outputs.features.shape[:2] == (size, FEATURE_MEMBERS)
+
+
+def test_a_graph_without_features_is_refused(publish):
+    path = publish(outputs=("logits",))
+    with pytest.raises(EngineError, match=r"gives \['logits'\], expected .*'features'"):
+        onnx.open_runtime(bundles.load(path), "cpu", 1)
 
 
 @needs_torch

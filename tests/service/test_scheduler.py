@@ -326,7 +326,7 @@ async def test_options_of_one_request_do_not_reach_its_neighbours(
         entered.set()
         assert release.wait(20)
         sizes.append(len(batch))
-        return model.runtime.logits(batch)
+        return model.runtime.outputs(batch).logits
 
     queries: list[dict[str, Any]] = [
         {},

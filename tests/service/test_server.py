@@ -72,7 +72,7 @@ def test_it_says_in_one_line_what_it_serves(bundle_path, png):
 SLOW = """
 import time
 from service.runtime import onnx
-plain = onnx.OnnxRuntime.logits
+plain = onnx.OnnxRuntime.outputs
 def slow(self, images):
     import pathlib
     if pathlib.Path({flag!r}).exists():
@@ -80,7 +80,7 @@ def slow(self, images):
         while pathlib.Path({flag!r}).exists():
             time.sleep(0.01)
     return plain(self, images)
-onnx.OnnxRuntime.logits = slow
+onnx.OnnxRuntime.outputs = slow
 """
 
 

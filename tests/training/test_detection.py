@@ -6,8 +6,10 @@ from numpy.typing import NDArray
 
 from models.density import ClassGaussians, ClassSubspaces
 from models.detectors import ENSEMBLE, FUSED, Detectors
+from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
+from models.outputs import Outputs
 from models.preprocessing import InputSpec, grey, prepare
 from models.shape import shape_statistics
 from models.uncertainty import summarise
@@ -26,15 +28,19 @@ def digits() -> Dataset:
 
 
 class Templates:
-    """Members that compare an image with the mean of each class, on scales of their own."""
+    """Members that compare an image with the mean of each class, on scales of their own.
+
+    The features are the distances, a little of a different one more for each member.
+    """
 
     def __init__(self, digits: Dataset) -> None:
         images, _ = prepare(digits.images, SPEC)
         self.means = np.stack([images[digits.labels == label].mean(axis=0) for label in range(10)])
 
-    def __call__(self, images: Floats) -> Floats:
-        distance = np.square(images[:, None] - self.means).sum(axis=(2, 3, 4))
-        return -distance[:, None, :] * np.array([0.1, 0.2, 0.4], np.float32)[:, None]
+    def __call__(self, images: Floats) -> Outputs:
+        distance = np.square(images[:, None] - self.means).sum(axis=(2, 3, 4))[:, None]
+        scales = np.array([0.1, 0.2, 0.4], np.float32)[:, None]
+        return Outputs(-distance * scales, distance * scales + np.eye(3, 10, dtype=np.float32))
 
 
 class Knowing:
@@ -51,14 +57,15 @@ class Knowing:
         self.templates = Templates(digits)
         self.randomness = np.random.default_rng(0)
 
-    def __call__(self, images: Floats) -> Floats:
+    def __call__(self, images: Floats) -> Outputs:
         logits = np.zeros((len(images), 2, 10), np.float32)
-        labels = self.templates(images).mean(axis=1).argmax(axis=1)
+        outputs = self.templates(images)
+        labels = outputs.logits.mean(axis=1).argmax(axis=1)
         for image, label, (sure, unsure) in zip(images, labels, logits, strict=True):
             level = self.randomness.uniform(30, 31) - 20 * (image.tobytes() not in self.known)
             noise = self.randomness.uniform(5_000, 50_000)
             sure[label], unsure[label] = level + noise, level - noise
-        return logits
+        return Outputs(logits, outputs.features)
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +99,15 @@ def test_misses_are_counted_on_spoilt_training_images(
 
     def scores(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         prepared, _ = prepare(images, SPEC)
-        pixels = grey(prepared, SPEC)
-        return found.detectors.scores(summarise(ensemble(prepared)), pixels)[FUSED]
+        outputs, pixels = ensemble(prepared), grey(prepared, SPEC)
+        prediction = summarise(outputs.logits)
+        return found.detectors.scores(prediction, outputs.features, pixels)[FUSED]
 
     def misnamed(images: NDArray[np.uint8]) -> NDArray[np.float64]:
         prepared, _ = prepare(images, SPEC)
-        pixels, prediction = grey(prepared, SPEC), summarise(ensemble(prepared))
-        scores = found.detectors.scores(prediction, pixels)
+        pixels, outputs = grey(prepared, SPEC), ensemble(prepared)
+        prediction = summarise(outputs.logits)
+        scores = found.detectors.scores(prediction, outputs.features, pixels)
         probabilities = prediction.probabilities.copy()
         np.put_along_axis(probabilities, probabilities.argmax(axis=1)[:, None], 0, axis=1)
         second = probabilities.argmax(axis=1)
@@ -128,6 +137,28 @@ def test_distances_are_fitted_on_grey_training_images_of_their_true_classes(
     strokes = ClassSubspaces.fit(oriented_gradients(pixels), digits.labels, 10, rank)
     assert found.detectors.strokes.basis.shape == (10, rank, 196)
     assert found.detectors.strokes.mean == pytest.approx(strokes.mean, abs=1e-4)
+
+
+def test_features_are_those_of_some_training_images_and_of_their_true_classes(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of a random order, which are other images than those that are ranked."""
+    monkeypatch.setattr(detection, "REFERENCES", 200)
+    detectors = detection.fit(digits, SPEC, Templates(digits), seed=1).detectors
+    known = digits.select(np.random.default_rng(1).permutation(600)[-200:])
+    features = Templates(digits)(prepare(known.images, SPEC)[0]).features
+    subspaces = FeatureSubspaces.fit(features, known.labels, 10, rank=10)
+    assert np.array_equal(detectors.feature_subspaces.basis, subspaces.basis)
+    neighbours = FeatureNeighbours.fit(features, known.labels, 10)
+    assert np.array_equal(detectors.feature_neighbours.references, neighbours.references)
+    relative = RelativeMahalanobis.fit(features, known.labels, 10)
+    assert np.array_equal(detectors.relative_mahalanobis.discriminants, relative.discriminants)
+    assert detectors.feature_shape == (3, 10)
+
+
+def test_features_are_scored_and_never_fused(found: detection.Detection) -> None:
+    named = {name for names in found.misses for name in names.split(" + ")}
+    assert named == {*ENSEMBLE, "shape", "strokes"}
 
 
 def test_same_seed_gives_the_same_detectors(digits: Dataset, found: detection.Detection) -> None:
@@ -164,11 +195,12 @@ def test_least_mean_over_all_families_is_chosen(
 
 
 def test_detectors_of_few_images_are_stored_and_read(digits: Dataset) -> None:
-    """With a single image of most classes there is still a direction of strokes."""
+    """With a single image of most classes there is still a direction."""
     few = digits.select(np.arange(12))
     detectors = detection.fit(few, SPEC, Templates(digits), seed=1).detectors
     again = Detectors.from_arrays(detectors.arrays(), tuple(detectors.surprises))
     assert again.strokes.basis.shape == (10, 1, 196)
+    assert again.feature_subspaces.basis.shape == (3, 10, 1, 10)
 
 
 def test_missed_by_hand() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -13,7 +15,8 @@ from safetensors.numpy import load_file
 
 from models.bundle import GRAPH, WEIGHTS
 from models.networks import Network, build
-from training.export import ExportError, export, member_logits, session
+from models.outputs import FEATURE_MEMBERS
+from training.export import ExportError, export, member_outputs, session
 
 MEMBERS, GROUP = 5, 2
 NETWORKS = {
@@ -78,9 +81,31 @@ def test_difference_is_reported(exported: Exported) -> None:
     assert actual == pytest.approx(exported.difference, abs=1e-6)
 
 
-def test_member_logits_are_those_of_one_batch(exported: Exported) -> None:
-    logits = member_logits(session(exported.folder / GRAPH), exported.images.numpy(), batch_size=5)
-    assert logits == pytest.approx(exported.expected(32)[0], abs=2e-6)
+def test_outputs_are_those_of_one_batch_with_features_of_the_first_members(
+    exported: Exported,
+) -> None:
+    engine, images = session(exported.folder / GRAPH), exported.images.numpy()
+    outputs, (logits, features) = member_outputs(engine, images, 5), exported.expected(32)
+    assert outputs.logits == pytest.approx(logits, abs=2e-6)
+    assert outputs.features.shape[1] == FEATURE_MEMBERS < MEMBERS
+    assert outputs.features == pytest.approx(features[:, :FEATURE_MEMBERS], abs=2e-6)
+
+
+def test_features_of_all_members_are_not_kept() -> None:
+    """Those of 32 members and 60,000 images would take a gigabyte."""
+
+    class Engine:
+        given: ClassVar[list[weakref.ref[NDArray[np.float32]]]] = []
+
+        def run(self, names: list[str], feed: dict[str, NDArray[np.float32]]) -> tuple[Any, ...]:
+            assert sum(each() is not None for each in self.given) <= 1
+            features = np.ones((len(feed["images"]), 8, 3), np.float32)
+            self.given.append(weakref.ref(features))
+            return np.ones((len(features), 8, 2), np.float32), features
+
+    outputs = member_outputs(Engine(), np.zeros((9, 1, 2, 2), np.float32), batch_size=2)
+    assert len(Engine.given) == 5
+    assert outputs.features.shape == (9, FEATURE_MEMBERS, 3)
 
 
 def test_weights_file_is_the_only_copy(exported: Exported) -> None:
@@ -110,7 +135,8 @@ def test_other_weights_give_other_answers(exported: Exported, tmp_path: Path) ->
     size = 4 * exported.positions.size
     content[-size:] = np.zeros(exported.positions.size, np.float32).tobytes()
     (tmp_path / WEIGHTS).write_bytes(content)
-    assert not member_logits(session(tmp_path / GRAPH), exported.images.numpy()).any()
+    outputs = member_outputs(session(tmp_path / GRAPH), exported.images.numpy())
+    assert not outputs.logits.any()
 
 
 def test_graph_without_its_weights_is_refused(exported: Exported, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from models.detectors import DETECTORS
 from models.manifest import SetLevels
 from models.networks import build
 from models.policy import Policy
@@ -161,6 +162,7 @@ def test_recipe_survives_json() -> None:
         ("alpha = 0.01", "alpha = nan", "^policies.default.alpha: "),
         ('polarity = "light-on-dark"', 'polarity = "dark"', "^polarity: .*light-on-dark"),
         ('score = "mutual_information"', 'score = "vibes"', "^score: .*mutual_information"),
+        ("min_probability = 0.9", "min_probability = 0.9\nscore = 'vibes'", "no detector 'vibes'"),
         ('name = "digits"', 'name = "../digits"', "^name: "),
         ('dataset = "digits"', 'dataset = "digits"\nfolder = "x"', "^data: .*dataset or folder"),
         ('dataset = "digits"\n', "", "^data: .*dataset or folder"),
@@ -255,6 +257,14 @@ def test_policy_has_levels_or_asks_for_them() -> None:
         alpha=0.01, min_probability=0.9, conditional_on="class"
     )
     assert recipe.prediction_sets == SetLevels(score="lac", coverage=0.999)
+
+
+@pytest.mark.parametrize("score", DETECTORS)
+def test_every_detector_may_raise_the_flag_of_a_recipe_or_of_a_policy(score: str) -> None:
+    policy = {"alpha": 0.01, "min_probability": 0.9, "score": score}
+    recipe = change(load("digits"), {"score": score, "policies": {"other": policy}})
+    assert recipe.score == score
+    assert recipe.policies["other"] == Policy(**policy)
 
 
 def test_change_merges_tables_and_checks_anew() -> None:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from models import bundle as bundles
+from models.detectors import DETECTORS
 from training import cli
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +75,11 @@ alpha_confidence = 0.9
 alpha = 0.25
 min_probability = 0.5
 conditional_on = "class"
+
+[policies.features]
+alpha = 0.05
+min_probability = 0.5
+score = "feature_subspaces"
 
 [policies.proved]
 alpha = 0.05
@@ -181,6 +188,10 @@ def test_run_yields_a_bundle_that_loads(finished: Path) -> None:
         ("test", 500),
     ]
     assert bundle.golden.logits.shape == (16, 4, 10)
+    assert bundle.golden.features.shape == (16, 4, 8)
+    assert bundle.detectors.feature_shape == (4, 8)
+    assert list(bundle.calibration.tests) == list(DETECTORS)
+    assert manifest.policies["features"].score == "feature_subspaces"
     assert manifest.results["test"]["accuracy"] > 0.5
 
 
@@ -255,6 +266,16 @@ def test_stage_before_its_predecessor(
     assert str(run) in failure
     assert reason in failure
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("lost", ["feature_neighbours.references", "relative_mahalanobis"])
+def test_calibration_of_an_older_version(run: Path, call: Call, lost: str) -> None:
+    file = run / "bundle" / "calibration.npz"
+    with np.load(file) as archive:
+        arrays = {name: archive[name] for name in archive.files if name != lost}
+    np.savez(file, allow_pickle=False, **arrays)
+    failure = call("evaluate", run).failure
+    assert failure.startswith(f"{file}: {lost} is not a file in the archive: if an older version")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.networks import Network
+from models.outputs import FEATURE_MEMBERS, Outputs
 from training import chains
 from training.baselines.catalogue import fit, label
 from training.calibrate import calibrate, fit_sets
 from training.data import Dataset
 from training.evaluate import Answers, evaluate
-from training.posterior import Posterior
 from training.problem import Problem
 from training.run import Run
 
@@ -97,21 +98,21 @@ def over_members(
 def member_logits(problem: Problem, positions: Tensor, dataset: Dataset) -> Logits:
     """Logits [n, M, K] of weight vectors [M, D] for the images of a data set."""
     images, _ = problem.tensors(dataset)
-    return posterior_logits(problem.posterior, positions, images)
+    return member_outputs(problem.network, positions, images).logits
 
 
 @torch.no_grad()
-def posterior_logits(posterior: Posterior, positions: Tensor, images: Tensor) -> Logits:
-    """Logits [n, M, K] of weight vectors [M, D], one member after the other, in torch."""
-    return np.stack(
-        [
-            np.concatenate(
-                [posterior.logits(position, batch).numpy() for batch in images.split(TOGETHER)]
-            )
-            for position in positions
-        ],
-        axis=1,
-    )
+def member_outputs(network: Network, positions: Tensor, images: Tensor) -> Outputs:
+    """Outputs of weight vectors [M, D] for n images, one member after the other, in torch."""
+    logits: list[Tensor] = []
+    features: list[Tensor] = []
+    for position in positions:
+        parameters = network.unflatten(position.unsqueeze(0))
+        parts = [network.forward(parameters, batch) for batch in images.split(TOGETHER)]
+        logits.append(torch.cat([part for part, _ in parts]))
+        if len(features) < FEATURE_MEMBERS:
+            features.append(torch.cat([part for _, part in parts]))
+    return Outputs(torch.cat(logits, dim=1).numpy(), torch.cat(features, dim=1).numpy())
 
 
 def _mean(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from training.baselines import MethodError, fit, run_baselines
+from training.baselines import MethodError, fit, judge, run_baselines
+from training.problem import Problem
 from training.recipe import Recipe, change
 from training.run import Run
 
@@ -31,6 +33,21 @@ def test_methods_by_name(tiny: Recipe, tmp_path: Path) -> None:
     results = run_baselines(run, 2, 1, lambda step: None, ["laplace", "langevin-1"])
     assert list(results) == ["last-layer Laplace, M = 32", "Langevin, T = 1, M = 4"]
     assert all(figures["test"]["mutual_information"] > 0 for figures in results.values())
+
+
+def test_outputs_are_those_of_all_members_at_once_with_features_of_the_first(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch, batch by batch, as the graph gives them."""
+    monkeypatch.setattr(judge, "TOGETHER", 7)
+    images, _ = problem.tensors(problem.validation)
+    generator = torch.Generator().manual_seed(14)
+    positions = torch.randn(6, problem.network.num_weights, generator=generator) / 3
+    outputs = judge.member_outputs(problem.network, positions, images[:20])
+    logits, features = problem.network.forward(problem.network.unflatten(positions), images[:20])
+    assert outputs.logits == pytest.approx(logits.numpy(), abs=1e-5)
+    assert outputs.features.shape == (20, 4, 32)
+    assert outputs.features == pytest.approx(features[:, :4].numpy(), abs=1e-5)
 
 
 def test_an_unknown_method_is_refused_before_anything_is_trained(

@@ -1,0 +1,24 @@
+"""What an ensemble computes of images; everything that is said of them is made of this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURE_MEMBERS = 4
+"""More members' features miss hardly fewer outliers, and take more memory and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Of B images.
+
+    Attributes:
+        logits: of every member, [B, M, K].
+        features: penultimate, of the first m = min(`FEATURE_MEMBERS`, M) members, [B, m, F].
+    """
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
