@@ -81,7 +81,8 @@ class ClassSubspaces:
             _, directions = np.linalg.eigh((part - mean).T @ (part - mean))
             means.append(mean)
             bases.append(directions[:, ::-1][:, :rank].T)
-        return cls(np.stack(means).astype(np.float32), np.stack(bases).astype(np.float32))
+        basis = np.ascontiguousarray(np.stack(bases), dtype=np.float32)  # as a file will have it
+        return cls(np.stack(means).astype(np.float32), basis)
 
     def residuals(self, descriptions: Floats, classes: Classes) -> Array:
         """Length [B] of what the predicted class [B] leaves of descriptions [B, F]."""

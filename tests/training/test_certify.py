@@ -14,12 +14,10 @@ from PIL import Image
 
 from models import bundle as bundles
 from models.bundle import Bundle
-from models.detectors import FUSED
 from models.manifest import CertificateSpec, DataSource, Manifest
 from models.policy import Policy
 from training import data
 from training.certify import (
-    TOLERANCE,
     CertifyError,
     Proof,
     calibration_images,
@@ -88,11 +86,9 @@ def test_the_gate_that_is_served_does_to_calibration_images_what_the_certificate
 def test_calibration_scores_are_those_of_the_bundle_that_is_served(
     run: Run, bundle: Bundle
 ) -> None:
-    """To the bit, but for strokes: their matrices lie in memory otherwise than in a file."""
     answers = run._answers(run.problem.calibration, run._ensemble(), bundle.detectors)
     for name, test in bundle.calibration.tests.items():
-        tolerance = TOLERANCE if name in ("strokes", FUSED) else 0
-        assert np.sort(answers.scores[name]) == pytest.approx(test.scores, rel=tolerance, abs=0)
+        assert np.array_equal(np.sort(answers.scores[name]), test.scores)
 
 
 def test_what_is_not_proved_is_refused_before_anything_is_written(run: Run) -> None:

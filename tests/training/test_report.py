@@ -38,6 +38,7 @@ RANDOM = np.random.default_rng(0)
 def manifest(temperatures: dict[str, float]) -> Manifest:
     """Four members and three labels, and a check of each layer's temperature."""
     test = {"accuracy": 0.9, "member_accuracy": 0.8, "nll": 0.3, "ece": 0.02, "brier": 0.1}
+    test |= {"aurc": 0.02, "augrc": 0.01, "coverage_at_0.001": 0.25, "coverage_at_0.01": 0.5}
     rates = {"mutual_information": {"0.05": 0.04, "0.01": 0.01, "0.001": 0.0}}
     gates = {"default": {"accepted": 0.9, "error_among_accepted": 0.01}}
     checks = {
@@ -270,6 +271,34 @@ def test_card_tells_what_the_flag_and_the_sets_promise() -> None:
     ):
         assert line in card
     assert "## Prediction sets" not in model_card(plain_manifest, plain(NORMAL))
+
+
+def test_card_tells_ambiguous_images_from_others() -> None:
+    plain_manifest = manifest(NORMAL)
+    figures = {
+        "images": 1200,
+        "both_labels": 0.975,
+        "two_most_likely": 0.95,
+        "auroc_over_test": {"expected_entropy": 0.91, "fused": 0.925},
+        "auroc_over_ambiguous": {"letters": {"expected_entropy": 0.5, "fused": 1.0}},
+    }
+    results = plain_manifest.results | {"ambiguous": figures}
+    card = model_card(plain_manifest.model_copy(update={"results": results}), plain(NORMAL))
+    for line in (
+        "1,200 images halfway between test images of two classes",
+        "The two labels carry 97.50 % of the probability, and are the two most probable on 95.00 %",
+        "| | expected entropy | fused |\n|---|---|---|\n",
+        "| ambiguous over test | 0.910 | 0.925 |",
+        "| letters over ambiguous | 0.500 | 1.000 |",
+    ):
+        assert line in card
+    assert "## On ambiguous images" not in model_card(plain_manifest, plain(NORMAL))
+
+
+def test_card_tells_selective_risk() -> None:
+    card = model_card(manifest(NORMAL), plain(NORMAL))
+    assert "| AURC, AUGRC (× 1000) | 20.000, 10.000 | |" in card
+    assert "| coverage at 0.1 %, 1 % error | 25.00 %, 50.00 % | |" in card
 
 
 def test_card_without_noise_names_the_layer_all_the_same() -> None:
