@@ -115,11 +115,15 @@ def _foreign_lines(manifest: Manifest) -> list[str]:
             for score, values in results["separation"].items()
         ),
         "",
-        "| set | flagged at α = 1 % | accepted by the default policy |",
-        "|---|---|---|",
+        "R-hat: of the mean entropy of single samples, between chains; what the chains say of such "
+        "images takes longer to mix than what they say of familiar ones.",
+        "",
+        "| set | flagged at α = 1 % | accepted by the default policy | R-hat |",
+        "|---|---|---|---|",
         *(
             f"| {name} | {_percent(results['flag_rate'][manifest.calibration.score]['0.01'])} "
-            f"| {_percent(results['policies']['default']['accepted'])} |"
+            f"| {_percent(results['policies']['default']['accepted'])} "
+            f"| {results['entropy_rhat']:.3f} |"
             for name, results in manifest.results["ood"].items()
         ),
         "",

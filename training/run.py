@@ -54,10 +54,10 @@ from training.data import Dataset
 from training.detection import Ensemble
 from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
-from training.observables import sample_probabilities
 from training.prior_predictive import prior_predictive
 from training.problem import Problem, formulate, source
 from training.recipe import Recipe
+from training.samples import Samples
 from training.verdict import diagnose
 
 GOLDEN_IMAGES = 16
@@ -125,6 +125,11 @@ class Run:
             for chain in range(self.recipe.sampler.chains)
         ]
 
+    @cached_property
+    def samples(self) -> Samples:
+        """What the finished chains kept."""
+        return Samples.of(self.problem, self.results)
+
     @property
     def staging(self) -> Path:
         """Files of the bundle to be."""
@@ -148,16 +153,11 @@ class Run:
         problem = self.problem
         verdict, figures = diagnose(problem, self.results)
         images, labels = problem.tensors(problem.validation)
-        probabilities = np.stack(
-            [
-                sample_probabilities(problem.posterior, result.samples[-self._kept :], images)
-                for result in self.results
-            ]
-        )
+        probabilities = self.samples.probabilities(images)
         half = len(labels) // 2
         members = self._choose(probabilities[:, :, :half])
         figures["members"] = curves(
-            probabilities[:, :, half:], labels[half:].numpy(), members, self._weights
+            probabilities[:, :, half:], labels[half:].numpy(), members, self.samples.weights
         )
         figures["prior_predictive"] = prior_predictive(
             problem.posterior,
@@ -170,44 +170,22 @@ class Run:
         return verdict
 
     def _choose(self, probabilities: NDArray[np.float32]) -> Members:
-        recipe = self.recipe
-        available = len(self.results) * self._kept
+        recipe, available = self.recipe, len(self.samples)
         if available < recipe.members:
             raise RunError(f"{available} samples were kept, {recipe.members} members are asked for")
         if recipe.selection == "thinned":
             count, samples = probabilities.shape[:2]
             return thin(recipe.members, count, samples, recipe.group)
-        return select(recipe.members, probabilities, recipe.group, self._weights)
-
-    @property
-    def _weights(self) -> NDArray[np.float64] | None:
-        """Of the samples in the posterior's mean, [C, S]: ∝ η where steps decay, or equal."""
-        if not self.recipe.sampler.weights_samples:
-            return None
-        return np.stack([result.step_sizes[-self._kept :] for result in self.results])
-
-    @property
-    def _kept(self) -> int:
-        """S, the samples of the chain that kept the fewest; of the others the last S count."""
-        return min(len(result.samples) for result in self.results)
+        return select(recipe.members, probabilities, recipe.group, self.samples.weights)
 
     def export(self) -> float:
         """Write the ensemble graph; returns the largest difference to torch on real images."""
         members = self._members
-        positions = self.positions(members)
+        positions = self.samples.positions(members)
         self.staging.mkdir(parents=True, exist_ok=True)
         images, _ = self.problem.tensors(self.problem.validation)
         return export.export(
             self.problem.network, positions, members.group, self.staging, images[:PARITY_IMAGES]
-        )
-
-    def positions(self, members: Members) -> NDArray[np.float32]:
-        """Weights [M, D] of the members."""
-        return np.stack(
-            [
-                self.results[chain].samples[-self._kept :][sample]
-                for chain, sample in zip(members.chains, members.samples, strict=True)
-            ]
         )
 
     def calibrate(self) -> None:
@@ -258,7 +236,8 @@ class Run:
         """Write `evaluation.json`, figures on the test and foreign sets, and `places.npz`."""
         answer = partial(self._answers, ensemble=self._ensemble(), detectors=self._detectors())
         test = answer(self.problem.test)
-        ood = {name: answer(self.foreign(name)) for name in self.recipe.data.ood}
+        foreign = {name: self.foreign(name) for name in self.recipe.data.ood}
+        ood = {name: answer(part) for name, part in foreign.items()}
         shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
         shift = {name: (answer(part), part.labels) for name, part in shifted.items()}
         sets, calibration = self.prediction_sets, self._calibration()
@@ -270,6 +249,9 @@ class Run:
             ood,
             shift,
         )
+        for name, part in foreign.items():
+            images, _ = self.problem.tensors(part)
+            results["ood"][name]["entropy_rhat"] = self.samples.entropy_rhat(images)
         default, others = self.policies["default"], dict(ood)
         if self.problem.input.channels == 1:
             between, both = ambiguous(self.problem.test)

@@ -273,6 +273,21 @@ def test_card_tells_what_the_flag_and_the_sets_promise() -> None:
     assert "## Prediction sets" not in model_card(plain_manifest, plain(NORMAL))
 
 
+def test_card_tells_what_it_says_of_unfamiliar_images() -> None:
+    plain_manifest = manifest(NORMAL)
+    figures = {
+        "separation": {"energy": {"auroc": 0.9512, "fpr95": 0.2, "fpr99": 0.4}},
+        "flag_rate": {"mutual_information": {"0.01": 0.75}},
+        "policies": {"default": {"accepted": 0.125, "error_among_accepted": None}},
+        "entropy_rhat": 1.234,
+    }
+    results = plain_manifest.results | {"ood": {"letters": figures}}
+    card = model_card(plain_manifest.model_copy(update={"results": results}), plain(NORMAL))
+    assert "| letters | energy | 0.9512 | 20.00 % | 40.00 % |" in card
+    assert "| letters | 75.00 % | 12.50 % | 1.234 |" in card
+    assert "## On unfamiliar images" not in model_card(plain_manifest, plain(NORMAL))
+
+
 def test_card_tells_ambiguous_images_from_others() -> None:
     plain_manifest = manifest(NORMAL)
     figures = {

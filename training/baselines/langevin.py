@@ -36,4 +36,5 @@ def langevin(
     members = thin(recipe.members, sampler.chains, sampler.samples, recipe.group)
     virial = [result.sampling.virial for result in sampled.results]
     measured, _ = configurational_temperature(virial, run.problem.network.layer_sizes)
-    return Ensemble(sampled.positions(members), budget(recipe), seconds, temperature=measured.value)
+    positions = sampled.samples.positions(members)
+    return Ensemble(positions, budget(recipe), seconds, temperature=measured.value)
