@@ -6,13 +6,15 @@ others; which, training images decide: those that let the fewest outliers pass. 
 members' features are fitted too, and not fused: they lower no choice's misses. Outliers are the
 spoilt images of `training.outliers`, and images that are taken for another class: an ensemble that
 had never seen their class would take them for the most similar one. No foreign image has a part in
-it, and no calibration image.
+it, and no calibration image. Scores of the network's features are no candidates: they tell misnamed
+images by a class that the network has seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +49,14 @@ class Detection:
         detectors: fitted.
         misses: for every choice of scores, joined by " + ", the share of each family of outliers
             that passes when 95 % and 99 % of the training images do; mean of the two.
+        alone: the same for every single score, for information.
+        added: the same for what is fused and one score more, for information.
     """
 
     detectors: Detectors
     misses: dict[str, dict[str, float]]
+    alone: dict[str, dict[str, float]]
+    added: dict[str, dict[str, float]]
 
 
 def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detection:
@@ -90,13 +96,33 @@ def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detec
     }
     outliers["misnamed"] = score(train.images[chosen], likeliest=2)
     surprises = {name: Surprise.fit(values) for name, values in familiar.items()}
-    candidates = {
-        " + ".join(names): {name: surprises[name] for name in names}
-        for names in ((first, *others) for first in ENSEMBLE for others in OTHERS)
-    }
-    misses = {names: missed(fused, familiar, outliers) for names, fused in candidates.items()}
+
+    def judge(*names: str) -> dict[str, float]:
+        return missed({name: surprises[name] for name in names}, familiar, outliers)
+
+    choices = [(first, *others) for first in ENSEMBLE for others in OTHERS]
+    misses = {names: judge(*names) for names in choices}
     best = min(misses, key=lambda names: np.mean(list(misses[names].values())))
-    return Detection(replace(unfused, surprises=candidates[best]), misses)
+    return Detection(
+        replace(unfused, surprises={name: surprises[name] for name in best}),
+        misses={" + ".join(names): shares for names, shares in misses.items()},
+        alone={name: judge(name) for name in surprises},
+        added={name: judge(*best, name) for name in surprises if name not in best},
+    )
+
+
+def averages(found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What `Detection` says of choices, single and added scores: means over families of outliers.
+
+    Args:
+        found: `misses`, `alone` and `added` of a `Detection`.
+    """
+    return {
+        kind: {
+            names: float(np.mean(list(shares.values()))) for names, shares in found[kind].items()
+        }
+        for kind in ("misses", "alone", "added")
+    }
 
 
 def _rank(most: int, images: Dataset) -> int:

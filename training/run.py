@@ -208,7 +208,8 @@ class Run:
         arrays = {**found.detectors.arrays(), **stored(answers)}
         np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
         fused = list(found.detectors.surprises)
-        self.write("detection.json", {"fused": fused, "misses": found.misses})
+        passed = {"misses": found.misses, "alone": found.alone, "added": found.added}
+        self.write("detection.json", {"fused": fused, **passed})
         self.write("certificates.json", {name: each.model_dump() for name, each in proved.items()})
         self.write("prediction_sets.json", {"fitted": sets.model_dump() if sets else None})
 
@@ -269,6 +270,7 @@ class Run:
         problem, recipe = self.problem, self.recipe
         diagnostics = self._read("diagnose", "diagnostics.json")
         results = self._read("evaluate", "evaluation.json")
+        results["detection"] = detection.averages(self._read("calibrate", "detection.json"))
         with np.load(_made_by("evaluate", self.path / "places.npz")) as archive:
             placed = dict(archive)
         self._write_golden()

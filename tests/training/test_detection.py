@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from models.density import ClassGaussians, ClassSubspaces
-from models.detectors import ENSEMBLE, FUSED, Detectors
+from models.detectors import DETECTORS, ENSEMBLE, FUSED, Detectors
 from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
@@ -219,3 +221,23 @@ def test_missed_by_hand() -> None:
         },
     )
     assert found == pytest.approx({"some": (2 / 5 + 4 / 5) / 2, "all": 1, "none": 0})
+
+
+def test_single_and_added_scores_are_judged_alike(
+    digits: Dataset, found: detection.Detection
+) -> None:
+    """Adding the other of shape and strokes to a choice gives another choice."""
+    assert set(found.alone) == set(DETECTORS) - {FUSED}
+    fused = set(found.detectors.surprises)
+    assert set(found.added) == set(DETECTORS) - {FUSED} - fused
+    for name in {"shape", "strokes"} - fused:
+        first = next(iter(found.detectors.surprises))
+        assert found.added[name] == pytest.approx(found.misses[f"{first} + shape + strokes"])
+    assert found.added["energy"] != found.alone["energy"]
+    means = detection.averages(asdict(found))
+    assert means["alone"]["energy"] == pytest.approx(np.mean(list(found.alone["energy"].values())))
+    assert {kind: set(each) for kind, each in means.items()} == {
+        "misses": set(found.misses),
+        "alone": set(found.alone),
+        "added": set(found.added),
+    }

@@ -310,6 +310,20 @@ def test_card_tells_ambiguous_images_from_others() -> None:
     assert "## On ambiguous images" not in model_card(plain_manifest, plain(NORMAL))
 
 
+def test_card_tells_why_these_scores_are_fused() -> None:
+    plain_manifest = manifest(NORMAL)
+    detection = {
+        "misses": {"energy + shape": 0.4, "mutual_information + shape": 0.2, "energy + s": 0.25},
+        "alone": {"shape": 0.5, "energy": 0.3},
+        "added": {},
+    }
+    results = plain_manifest.results | {"detection": detection}
+    card = model_card(plain_manifest.model_copy(update={"results": results}), plain(NORMAL))
+    assert "`fused` is made of mutual_information, shape: of all choices" in card
+    assert "training images, 20.00 % (mean" in card
+    assert "the next best choice 25.00 %. Alone: energy 30.00 %, shape 50.00 %." in card
+
+
 def test_card_tells_selective_risk() -> None:
     card = model_card(manifest(NORMAL), plain(NORMAL))
     assert "| AURC, AUGRC (× 1000) | 20.000, 10.000 | |" in card
