@@ -260,6 +260,7 @@ class Run:
             score = calibration.detector(default)
             results["ambiguous"] = ambiguity(test, (doubtful, both), ood, score)
             others = {"ambiguous": doubtful, **ood}
+        results["detection"] = detection.averages(self._read("calibrate", "detection.json"))
         placed = place(calibration, default, (test, self.problem.test.labels), others)
         np.savez(self.path / "places.npz", allow_pickle=False, **placed)
         self.write("evaluation.json", results)
@@ -270,7 +271,6 @@ class Run:
         problem, recipe = self.problem, self.recipe
         diagnostics = self._read("diagnose", "diagnostics.json")
         results = self._read("evaluate", "evaluation.json")
-        results["detection"] = detection.averages(self._read("calibrate", "detection.json"))
         with np.load(_made_by("evaluate", self.path / "places.npz")) as archive:
             placed = dict(archive)
         self._write_golden()
