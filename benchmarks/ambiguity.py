@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +21,9 @@ import numpy as np
 import typer
 from PIL import Image
 
+from benchmarks.columns import Column, table
 from benchmarks.machine import describe
 from models import bundle as bundles
-from models.preprocessing import grey, prepare
 from training import data, export, figures
 from training.ambiguous import Images, ambiguous
 from training.apart import ambiguity, place, shares
@@ -43,11 +45,8 @@ def main(
     policy = manifest.policies[POLICY]
     score, spec = calibration.detector(policy), manifest.input
     graph = export.session(loaded.path / bundles.GRAPH, os.cpu_count() or 1)
-
-    def answer(images: Images) -> Answers:
-        prepared, _ = prepare(images, spec)
-        outputs = export.member_outputs(graph, prepared)
-        return Answers.detected(outputs, grey(prepared, spec), loaded.detectors)
+    ensemble = partial(export.member_outputs, graph)
+    answer = partial(Answers.seen, spec=spec, ensemble=ensemble, detectors=loaded.detectors)
 
     directory = data_directory(data_dir)
     sets = {
@@ -111,9 +110,9 @@ def tables(report: dict[str, Any]) -> str:
         name: {decision: 100 * share for decision, share in row.items()}
         for name, row in report["decisions"].items()
     }
-    return "\n\n".join(
+    return "\n".join(
         [
-            f"{sentence} {report['machine']}",
+            f"{sentence} {report['machine']}\n",
             _table("median", report["medians"], 3),
             _table("AUROC", separations, 3),
             _table(f"{POLICY} policy (%)", percent, 1),
@@ -122,12 +121,9 @@ def tables(report: dict[str, Any]) -> str:
 
 
 def _table(title: str, rows: dict[str, dict[str, float]], digits: int) -> str:
-    columns = [name.replace("_", " ") for name in next(iter(rows.values()))]
-    lines = [[title, *columns], ["---"] * (1 + len(columns))]
-    lines += [
-        [name, *(f"{value:.{digits}f}" for value in row.values())] for name, row in rows.items()
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    names = next(iter(rows.values()))
+    columns = [Column(name.replace("_", " "), itemgetter(name), digits) for name in names]
+    return table({name: [row] for name, row in rows.items()}, columns, title)
 
 
 if __name__ == "__main__":

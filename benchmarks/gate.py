@@ -38,13 +38,10 @@ def decisions(
     policy: Policy, calibration: Calibration, sets: Mapping[str, tuple[Answers, Labels | None]]
 ) -> dict[str, dict[str, float | None]]:
     """Share accepted and error among the accepted, of each set of answers with labels, if any."""
-
-    def judged(answers: Answers, labels: Labels | None) -> dict[str, float | None]:
-        scores = answers.scores[calibration.detector(policy)]
-        p_values = calibration.p_values(policy, scores, answers.classes)
-        return gate(policy, p_values, answers, labels, calibration.level(policy))
-
-    return {name: judged(*known) for name, known in sets.items()}
+    return {
+        name: gate(answers.reasons(calibration, policy), answers, labels)
+        for name, (answers, labels) in sets.items()
+    }
 
 
 def joint_score(calibration: Answers, answers: Answers) -> Array:

@@ -35,7 +35,7 @@ from benchmarks.uncertainty_figures import gate_figures, method_figures, separat
 from benchmarks.uncertainty_tables import tables
 from models.conformal import CalibrationError
 from models.detectors import DETECTORS
-from models.outputs import Outputs
+from models.outputs import Ensemble, Outputs
 from models.preprocessing import grey, prepare
 from models.shape import Pixels
 from models.uncertainty import Array
@@ -164,7 +164,7 @@ def judge(
 
 
 def _of_features(
-    run: Run, ensemble: detection.Ensemble, outputs: Grouped[Outputs], answers: Grouped[Answers]
+    run: Run, ensemble: Ensemble, outputs: Grouped[Outputs], answers: Grouped[Answers]
 ) -> dict[str, dict[str, Any]]:
     """Figures of the detectors on features that the gate leaves out."""
     known = _some(run)

@@ -58,7 +58,7 @@ def separations(scores: Mapping[str, Array]) -> dict[str, dict[str, float]]:
 def method_figures(answers: Grouped[Answers], sets: Grouped[Dataset]) -> dict[str, Any]:
     """Quality on the test images and on shifted sets, and `scod` with each foreign set by max p."""
     test, truth = answers["familiar"]["test"], sets["familiar"]["test"].labels
-    wrong = test.prediction.probabilities.argmax(axis=1) != truth
+    wrong = test.classes != truth
     return {
         "test": quality(test, truth),
         "shift": {
@@ -90,7 +90,7 @@ def gate_figures(
     judged |= {name: (part, sets["shift"][name].labels) for name, part in answers["shift"].items()}
     judged |= {name: (part, None) for name, part in answers["foreign"].items()}
     joint = joint_score(calibration, test)
-    wrong = test.prediction.probabilities.argmax(axis=1) != truth
+    wrong = test.classes != truth
     return {
         "policy": policy.model_dump(),
         "decisions": decisions(policy, calibrated, judged),

@@ -202,7 +202,7 @@ def read_calibration(file: Path, score: str, size: int, with_classes: bool) -> C
         file: the archive: scores [n] by detector, and the predicted classes [n] as `CLASSES`.
         score: the detector that raises the flag.
         size: n.
-        with_classes: whether the predicted classes are needed; archives were written without them.
+        with_classes: whether to make the tests within predicted classes.
 
     Raises:
         BundleError: it is no archive of plain arrays, or they are not n numbers each.

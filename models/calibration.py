@@ -22,7 +22,7 @@ from models.conformal import (
     ConformalTest,
     conditional_level,
 )
-from models.policy import Policy
+from models.policy import Policy, Reason, reasons_to_abstain
 from models.uncertainty import Array
 
 
@@ -87,6 +87,20 @@ class Calibration:
         if policy.alpha_confidence is None:
             return policy.alpha
         return conditional_level(policy.alpha, self.size, policy.alpha_confidence)
+
+    def reasons(
+        self, policy: Policy, probabilities: Array, scores: Mapping[str, Array]
+    ) -> list[tuple[Reason, ...]]:
+        """Why a policy abstains on each of B images; an empty tuple means accept.
+
+        Args:
+            policy: the policy.
+            probabilities: p̄ [B, K].
+            scores: of its detector at least, [B] each.
+        """
+        own, classes = scores[self.detector(policy)], probabilities.argmax(axis=1)
+        p_values = self.p_values(policy, own, classes)
+        return reasons_to_abstain(policy, probabilities, p_values, self.level(policy))
 
     def check(self, policies: Mapping[str, Policy], labels: Sequence[str]) -> None:
         """Refuse policies that need more calibration images than there are.

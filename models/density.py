@@ -51,7 +51,7 @@ class ClassGaussians:
     def distances(self, descriptions: Floats, classes: Classes) -> Array:
         """d² [B] of descriptions [B, F] to the Gaussian of the predicted class [B]."""
         centred = np.asarray(descriptions, dtype=np.float64) - self.mean[classes]
-        return _squares(_each(self.whitening, classes, centred))
+        return squares(_each(self.whitening, classes, centred))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ClassSubspaces:
         """Length [B] of what the predicted class [B] leaves of descriptions [B, F]."""
         centred = np.asarray(descriptions, dtype=np.float32) - self.mean[classes]
         inside = _each(self.basis, classes, centred)
-        return np.sqrt(np.maximum(_squares(centred) - _squares(inside), 0))
+        return np.sqrt(np.maximum(squares(centred) - squares(inside), 0))
 
 
 def _parts(values: Array, classes: Classes, num_classes: int) -> list[Array]:
@@ -106,10 +106,10 @@ def _each(matrices: Floats, classes: Classes, vectors: Floats) -> Floats:
     return products
 
 
-def _squares(vectors: Floats) -> Array:
-    """|v|² [B] of vectors [B, F]."""
-    squares: Array = np.square(vectors, dtype=np.float64).sum(axis=1)
-    return squares
+def squares(vectors: Floats) -> Array:
+    """|v|² [...] of vectors [..., F]."""
+    total: Array = np.square(vectors, dtype=np.float64).sum(axis=-1)
+    return total
 
 
 def _gaussian(values: Array) -> tuple[Array, Array]:

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.density import SHRINKAGE, Classes, ClassSubspaces, Floats
+from models.density import SHRINKAGE, Classes, ClassSubspaces, Floats, squares
 from models.uncertainty import Array
 
 LEAST_SPREAD = 1e-3  # of a unit, as a share of the largest: some units hardly ever fire
@@ -178,8 +178,7 @@ def _members(features: Floats) -> list[Floats]:
 def _directions(features: Floats) -> NDArray[np.float32]:
     """Features [B, m, F], each member's scaled to length 1/√m, as rows [B, m F]."""
     values = np.asarray(features, dtype=np.float32)
-    lengths = np.sqrt(np.square(values, dtype=np.float64).sum(axis=2, keepdims=True))
-    scaled = values / (np.maximum(lengths, 1e-9) * np.sqrt(values.shape[1]))
+    scaled = values / (_lengths(values)[..., None] * np.sqrt(values.shape[1]))
     rows: NDArray[np.float32] = scaled.astype(np.float32).reshape(len(values), -1)
     return rows
 
@@ -191,9 +190,8 @@ def _each(matrix: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[
 
 
 def _lengths(vectors: Floats) -> Array:
-    """|v| [B] of vectors [B, F], at least 1e-9."""
-    lengths: Array = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1))
-    return np.maximum(lengths, 1e-9)
+    """|v| [...] of vectors [..., F], at least 1e-9."""
+    return np.maximum(np.sqrt(squares(vectors)), 1e-9)
 
 
 def _discriminants(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,3 +24,7 @@ class Outputs:
 
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
+
+
+Ensemble: TypeAlias = Callable[[NDArray[np.float32]], Outputs]
+"""Prepared images [B, C, H, W] to what the ensemble computes of them."""

@@ -17,14 +17,13 @@ An image that already has the input's size and mode passes steps 1-5 untouched.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Floats = NDArray[np.float32]
-Number = TypeVar("Number", bound=np.generic)
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -73,7 +72,7 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
     pixels, steps = _to_channels(images.astype(np.float32), spec.channels)
     inverted = np.zeros(len(pixels), dtype=bool)
     if spec.polarity == "light-on-dark":
-        inverted = np.median(border(pixels), axis=(1, 2)) > 127.5
+        inverted = np.median(_border(pixels), axis=(1, 2)) > 127.5
         pixels[inverted] = 255.0 - pixels[inverted]
     pixels, geometry = _letterbox(pixels, spec.height, spec.width)
     applied = [(*steps, *(("invert",) if flag else ()), *geometry) for flag in inverted]
@@ -105,7 +104,13 @@ def _to_channels(pixels: Floats, channels: int) -> tuple[Floats, tuple[str, ...]
     return pixels, steps
 
 
-def border(pixels: NDArray[Number]) -> NDArray[Number]:
+def background(pixels: NDArray[Any]) -> NDArray[np.floating]:
+    """The median of the border of each of N images [N, h, w, C], by channel, [N, 1, 1, C]."""
+    colour: NDArray[np.floating] = np.median(_border(pixels), axis=1)[:, None, None, :]
+    return colour
+
+
+def _border(pixels: NDArray[Any]) -> NDArray[Any]:
     """The outermost pixels [N, n, C] of images [N, h, w, C]."""
     outermost = np.ones(pixels.shape[1:3], dtype=bool)
     outermost[1:-1, 1:-1] = False
@@ -119,7 +124,7 @@ def _letterbox(pixels: Floats, height: int, width: int) -> tuple[Floats, tuple[s
     scale = min(height / h, width / w)
     inner_h = min(height, max(1, round(h * scale)))
     inner_w = min(width, max(1, round(w * scale)))
-    background = np.median(border(pixels), axis=1)[:, None, None, :]
+    ground = background(pixels)
     steps: tuple[str, ...] = ()
     if (inner_h, inner_w) != (h, w):
         pixels = np.einsum("ih,nhwc->niwc", _resampling(h, inner_h), pixels, optimize=True)
@@ -127,7 +132,7 @@ def _letterbox(pixels: Floats, height: int, width: int) -> tuple[Floats, tuple[s
         steps += ("resize",)
     if (inner_h, inner_w) != (height, width):
         top, left = (height - inner_h) // 2, (width - inner_w) // 2
-        canvas = np.broadcast_to(background, (len(pixels), height, width, pixels.shape[3])).copy()
+        canvas = np.broadcast_to(ground, (len(pixels), height, width, pixels.shape[3])).copy()
         canvas[:, top : top + inner_h, left : left + inner_w] = pixels
         pixels = canvas
         steps += ("pad",)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data import DataError, Dataset, from_arrays
+from training.metrics import Labels
 
 Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
 
 IMAGES_A_PAIR = 10
 BLOCK = 500

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.calibration import Calibration
-from models.policy import Policy, reasons_to_abstain
+from models.policy import Policy
 from models.uncertainty import Array, Prediction
-from training.evaluate import Answers
+from training.evaluate import Answers, Labels
 from training.metrics import auroc
-
-Labels = NDArray[np.int64]
 
 DECISIONS = ("accept", "uncertain", "ood")
 
@@ -27,11 +24,9 @@ def points(calibration: Calibration, policy: Policy, answers: Answers) -> Array:
     same.
     """
     prediction, scores = answers.prediction, answers.scores[calibration.detector(policy)]
-    p_values = calibration.p_values(policy, scores, answers.classes)
-    level = calibration.level(policy)
     decisions = [
         DECISIONS.index("ood" if "ood" in reasons else "uncertain" if reasons else "accept")
-        for reasons in reasons_to_abstain(policy, prediction.probabilities, p_values, level)
+        for reasons in answers.reasons(calibration, policy)
     ]
     return np.stack([prediction.expected_entropy, scores, decisions])
 

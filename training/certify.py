@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from models.bundle import CALIBRATION, GRAPH, Bundle
 from models.certificate import certify
 from models.conformal import ConformalTest
 from models.manifest import CertificateSpec, DataSource, Manifest, Role
-from models.preprocessing import grey, prepare
 from models.uncertainty import Array
 from training import data, export
 from training.data import Dataset
@@ -103,9 +103,8 @@ def prove_again(
     if not manifest.certificates:
         raise CertifyError(f"{bundle.path}: has no certificate: its recipe asked for none")
     held_out = calibration_images(manifest, data_dir, folder)
-    prepared, _ = prepare(held_out.images, manifest.input)
-    outputs = export.member_outputs(export.session(bundle.path / GRAPH, threads), prepared)
-    answers = Answers.detected(outputs, grey(prepared, manifest.input), bundle.detectors)
+    ensemble = partial(export.member_outputs, export.session(bundle.path / GRAPH, threads))
+    answers = Answers.seen(held_out.images, manifest.input, ensemble, bundle.detectors)
     score = manifest.calibration.score
     _check_scores(bundle, score, answers.scores[score])
     return {
@@ -164,10 +163,9 @@ def _prove(
     levels: CertifiedPolicy, answers: Answers, labels: Labels, score: str
 ) -> CertificateSpec | None:
     probabilities = answers.prediction.probabilities
-    correct = probabilities.argmax(axis=1) == labels
     proved = certify(
         probabilities.max(axis=1),
-        correct,
+        answers.classes == labels,
         answers.scores[score],
         levels.alpha,
         levels.target_risk,

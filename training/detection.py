@@ -2,17 +2,16 @@
 
 Each kind of score is blind to something: what the ensemble says, how the image was made (`shape`),
 and where its strokes lie (`strokes`). One of the ensemble's scores is fused with one or both of the
-others; which, training images decide: those that let the fewest outliers pass. Scores of the
-members' features are fitted too, and not fused: they lower no choice's misses. Outliers are the
+others; which, training images decide: those that let the fewest outliers pass. Outliers are the
 spoilt images of `training.outliers`, and images that are taken for another class: an ensemble that
 had never seen their class would take them for the most similar one. No foreign image has a part in
-it, and no calibration image. Scores of the network's features are no candidates: they tell misnamed
-images by a class that the network has seen.
+it, and no calibration image. Scores of the members' features are fitted too, but are no candidates:
+they tell misnamed images by a class that the network has seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +23,7 @@ from models.detectors import ENSEMBLE, Detectors
 from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 from models.fusion import Surprise, fuse
 from models.orientation import oriented_gradients
-from models.outputs import Outputs
+from models.outputs import Ensemble
 from models.preprocessing import InputSpec, grey, prepare
 from models.shape import shape_statistics
 from models.uncertainty import Array, summarise
@@ -32,7 +31,6 @@ from training.data import Dataset
 from training.outliers import spoilt
 
 Images = NDArray[np.uint8]
-Ensemble = Callable[[NDArray[np.float32]], Outputs]
 
 RANK, FEATURE_RANK = 40, 10
 RANKED, REFERENCES = 20_000, 20_000

@@ -6,7 +6,7 @@ same lines. Nothing here is fitted: unfamiliar sets are only reported on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from models.calibration import Calibration
 from models.conformal import ConformalTest
 from models.detectors import Detectors, ensemble_scores
-from models.outputs import Outputs
-from models.policy import Policy, reasons_to_abstain
+from models.outputs import Ensemble, Outputs
+from models.policy import Policy, Reason
 from models.prediction_sets import PredictionSets
+from models.preprocessing import InputSpec, grey, prepare
 from models.shape import Pixels
 from models.uncertainty import Array, Prediction, summarise
 from training import metrics
@@ -57,11 +58,23 @@ class Answers:
         scores = detectors.scores(prediction, outputs.features, pixels)
         return cls(prediction, scores, outputs.logits.argmax(axis=2))
 
+    @classmethod
+    def seen(
+        cls, images: NDArray[np.uint8], spec: InputSpec, ensemble: Ensemble, detectors: Detectors
+    ) -> Answers:
+        """What an ensemble and its detectors say of images as they come, [n, H, W, C]."""
+        prepared, _ = prepare(images, spec)
+        return cls.detected(ensemble(prepared), grey(prepared, spec), detectors)
+
     @property
     def classes(self) -> Labels:
         """The predicted classes, [n]."""
         classes: Labels = self.prediction.probabilities.argmax(axis=1)
         return classes
+
+    def reasons(self, calibration: Calibration, policy: Policy) -> list[tuple[Reason, ...]]:
+        """Why a policy abstains on each image; an empty tuple means accept."""
+        return calibration.reasons(policy, self.prediction.probabilities, self.scores)
 
 
 def quality(answers: Answers, labels: Labels) -> dict[str, float]:
@@ -150,27 +163,19 @@ def separation(familiar: Answers, unfamiliar: Answers) -> dict[str, dict[str, fl
 
 
 def gate(
-    policy: Policy,
-    p_values: Array,
-    answers: Answers,
-    labels: Labels | None,
-    level: float,
+    reasons: Sequence[tuple[Reason, ...]], answers: Answers, labels: Labels | None
 ) -> dict[str, float | None]:
     """What a policy does: share accepted and, with labels, the error among the accepted.
 
     Args:
-        policy: the policy.
-        p_values: of the detector that raises the flag, [n].
+        reasons: why it abstains on each of n images (`models.policy`).
         answers: of the ensemble.
         labels: [n], or None for images of no class.
-        level: of the flag, as `reasons_to_abstain` takes it.
     """
-    probabilities = answers.prediction.probabilities
-    reasons = reasons_to_abstain(policy, probabilities, p_values, level)
     accepted = np.array([not reason for reason in reasons])
     errors = None
     if labels is not None and accepted.any():
-        errors = float((probabilities.argmax(axis=1) != labels)[accepted].mean())
+        errors = float((answers.classes != labels)[accepted].mean())
     return {"accepted": float(accepted.mean()), "error_among_accepted": errors}
 
 
@@ -195,14 +200,12 @@ def evaluate(
     familiar, labels = test
 
     def flags(answers: Answers, truth: Labels | None) -> dict[str, Any]:
-        def judged(policy: Policy) -> dict[str, float | None]:
-            scores = answers.scores[calibration.detector(policy)]
-            p_values = calibration.p_values(policy, scores, answers.classes)
-            return gate(policy, p_values, answers, truth, calibration.level(policy))
-
         return {
             "flag_rate": flag_rates(calibration.tests, answers),
-            "policies": {name: judged(policy) for name, policy in policies.items()},
+            "policies": {
+                name: gate(answers.reasons(calibration, policy), answers, truth)
+                for name, policy in policies.items()
+            },
         }
 
     def known(answers: Answers, truth: Labels) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from models.preprocessing import border
+from models.preprocessing import background
 from training.views import redraw
 
 Images = NDArray[np.uint8]
@@ -37,7 +37,7 @@ def spoilt(images: Images, labels: NDArray[np.int64], seed: int) -> dict[str, Im
     """
     randomness = np.random.default_rng(seed)
     others = images[_strangers(labels, randomness)]
-    background = np.median(border(images), axis=1).astype(np.uint8)[:, None, None, :]
+    ground = background(images).astype(np.uint8)
     height, width = images.shape[1:3]
     top, left = np.arange(height) < height // 2, np.arange(width) < width // 2
     half = _halves(len(images), top, left, randomness)
@@ -46,7 +46,7 @@ def spoilt(images: Images, labels: NDArray[np.int64], seed: int) -> dict[str, Im
         "sides": np.where(left[None, None, :, None], images, others),
         "union": np.maximum(images, others),
         "tiles": _tiles(images, randomness),
-        "erased": np.where(half, background, images),
+        "erased": np.where(half, ground, images),
         "warped": _warped(images, randomness),
         "bold": redraw(images, lambda picture: picture.filter(ImageFilter.MaxFilter(3))),
         "thin": redraw(images, lambda picture: picture.filter(ImageFilter.MinFilter(3))),
@@ -54,7 +54,7 @@ def spoilt(images: Images, labels: NDArray[np.int64], seed: int) -> dict[str, Im
             images, lambda picture: picture.filter(ImageFilter.GaussianBlur(0.06 * height))
         ),
         "binary": np.where(images > 127, np.uint8(255), np.uint8(0)),
-        "shrunk": _shrunk(images, background),
+        "shrunk": _shrunk(images, ground),
     }
 
 
@@ -107,11 +107,11 @@ def _warped(images: Images, randomness: np.random.Generator) -> Images:
     return bent
 
 
-def _shrunk(images: Images, background: Images) -> Images:
+def _shrunk(images: Images, ground: Images) -> Images:
     height, width = images.shape[1:3]
     h, w = round(2 * height / 3), round(2 * width / 3)
     small = redraw(images, lambda picture: picture.resize((w, h), Image.Resampling.BOX))
-    result = np.broadcast_to(background, images.shape).copy()
+    result = np.broadcast_to(ground, images.shape).copy()
     top, left = (height - h) // 2, (width - w) // 2
     result[:, top : top + h, left : left + w] = small
     return result

@@ -43,15 +43,15 @@ from models.manifest import (
     PredictionSetSpec,
     Verdict,
 )
+from models.outputs import Ensemble
 from models.policy import Policy
-from models.preprocessing import grey, prepare
+from models.preprocessing import prepare
 from training import chains, data, detection, export, pool, report
 from training.ambiguous import ambiguous
 from training.apart import ambiguity, place
 from training.calibrate import calibrate, fit_sets, stored
 from training.certify import certify_policies
 from training.data import Dataset
-from training.detection import Ensemble
 from training.evaluate import Answers, evaluate
 from training.members import curves, select, thin
 from training.prior_predictive import prior_predictive
@@ -242,10 +242,11 @@ class Run:
         shifted = {name: self.foreign(name) for name in self.recipe.data.shift}
         shift = {name: (answer(part), part.labels) for name, part in shifted.items()}
         sets, calibration = self.prediction_sets, self._calibration()
+        policies = self.policies
         results = evaluate(
             calibration,
             sets.fitted if sets else None,
-            self.policies,
+            policies,
             (test, self.problem.test.labels),
             ood,
             shift,
@@ -253,7 +254,7 @@ class Run:
         for name, part in foreign.items():
             images, _ = self.problem.tensors(part)
             results["ood"][name]["entropy_rhat"] = self.samples.entropy_rhat(images)
-        default, others = self.policies["default"], dict(ood)
+        default, others = policies["default"], dict(ood)
         if self.problem.input.channels == 1:
             between, both = ambiguous(self.problem.test)
             doubtful = answer(between)
@@ -326,9 +327,7 @@ class Run:
 
     def _answers(self, dataset: Dataset, ensemble: Ensemble, detectors: Detectors) -> Answers:
         """What the exported ensemble and the detectors say of a data set."""
-        spec = self.problem.input
-        prepared, _ = prepare(dataset.images, spec)
-        return Answers.detected(ensemble(prepared), grey(prepared, spec), detectors)
+        return Answers.seen(dataset.images, self.problem.input, ensemble, detectors)
 
     def _ensemble(self) -> Ensemble:
         """The exported ensemble: prepared images [n, C, H, W] to its outputs."""

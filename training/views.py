@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from models.preprocessing import border
+from models.preprocessing import background
 
 Images = NDArray[np.uint8]
 
@@ -50,8 +50,7 @@ def occlude(images: Images, side: float, seed: int) -> Images:
     rows, columns = np.arange(height) - top, np.arange(width) - left
     high, wide = ((steps >= 0) & (steps < edge) for steps in (rows, columns))
     hidden = high[:, :, None, None] & wide[:, None, :, None]
-    background = np.median(border(images), axis=1).astype(np.uint8)[:, None, None, :]
-    return np.where(hidden, background, images)
+    return np.where(hidden, background(images).astype(np.uint8), images)
 
 
 def frame(images: Images) -> Images:

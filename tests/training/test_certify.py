@@ -73,12 +73,9 @@ def test_the_gate_that_is_served_does_to_calibration_images_what_the_certificate
 ) -> None:
     held_out = run.problem.calibration
     answers = run._answers(held_out, run._ensemble(), bundle.detectors)
-    score = bundle.manifest.calibration.score
-    p_values = bundle.calibration.tests[score].p_values(answers.scores[score])
     for name, certificate in bundle.manifest.certificates.items():
-        policy = bundle.manifest.policies[name]
-        level = bundle.calibration.level(policy)
-        told = gate(policy, p_values, answers, held_out.labels, level)
+        reasons = answers.reasons(bundle.calibration, bundle.manifest.policies[name])
+        told = gate(reasons, answers, held_out.labels)
         assert told["accepted"] == certificate.coverage
         assert told["error_among_accepted"] == certificate.errors / certificate.accepted
 

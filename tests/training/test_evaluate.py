@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from models.calibration import Calibration
 from models.conformal import CalibrationError, conditional_level
 from models.detectors import ENSEMBLE
 from models.manifest import SetLevels
-from models.policy import Policy
+from models.policy import Policy, reasons_to_abstain
 from models.prediction_sets import PredictionSets, lac
 from training.calibrate import calibrate, fit_sets, stored
 from training.evaluate import (
@@ -90,16 +91,19 @@ def test_separation_of_what_is_easy_and_of_what_is_the_same() -> None:
 def test_gate_counts_errors_among_the_accepted_alone() -> None:
     policy = Policy(alpha=0.01, min_probability=0.8)
     answers = Answers.of(of([[[0.95, 0.05]], [[0.9, 0.1]], [[0.7, 0.3]], [[0.55, 0.45]]]))
-    likely = np.ones(4)
-    outcome = gate(policy, likely, answers, np.array([0, 1, 1, 1]), 0.01)
+    likely, why = (
+        np.ones(4),
+        partial(reasons_to_abstain, policy, answers.prediction.probabilities, level=0.01),
+    )
+    outcome = gate(why(likely), answers, np.array([0, 1, 1, 1]))
     assert outcome == {"accepted": 0.5, "error_among_accepted": 0.5}
-    assert gate(policy, likely, answers, None, 0.01) == {
+    assert gate(why(likely), answers, None) == {
         "accepted": 0.5,
         "error_among_accepted": None,
     }
-    flagged = gate(policy, np.array([0.5, 0.01, 0.5, 0.5]), answers, np.array([0, 1, 1, 1]), 0.01)
+    flagged = gate(why(np.array([0.5, 0.01, 0.5, 0.5])), answers, np.array([0, 1, 1, 1]))
     assert flagged == {"accepted": 0.25, "error_among_accepted": 0.0}
-    nothing = gate(policy, np.zeros(4), answers, np.array([0, 0, 0, 0]), 0.01)
+    nothing = gate(why(np.zeros(4)), answers, np.array([0, 0, 0, 0]))
     assert nothing == {"accepted": 0.0, "error_among_accepted": None}
 
 
@@ -109,7 +113,8 @@ def test_gate_refuses_what_is_not_a_number() -> None:
     logits[:, 0, 0] = np.nan
     answers = Answers.of(logits)
     p_values = test.p_values(answers.scores["mutual_information"])
-    assert gate(POLICY, p_values, answers, labels, POLICY.alpha)["accepted"] == 0
+    reasons = reasons_to_abstain(POLICY, answers.prediction.probabilities, p_values, POLICY.alpha)
+    assert gate(reasons, answers, labels)["accepted"] == 0
 
 
 def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
