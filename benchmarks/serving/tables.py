@@ -1,0 +1,249 @@
+"""Markdown tables of a report: the median over rounds, and the range."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.serving.measure import (
+    CONNECTIONS,
+    FEW_CONNECTIONS,
+    FIXED_SHARE,
+    OVERLOAD,
+    PATIENCE_SECONDS,
+    SHARES,
+)
+
+Figures = dict[str, Any]
+NONE = "–"
+
+
+def spread(values: Iterable[float | None], decimals: int = 0, scale: float = 1) -> str:
+    """Median (least–largest) of values, or the value if they are all printed alike."""
+    known = sorted(scale * value for value in values if value is not None)
+    if not known:
+        return NONE
+    low, middle, high = (
+        f"{value:.{decimals}f}" for value in (known[0], statistics.median(known), known[-1])
+    )
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def tables(report: Figures) -> str:
+    """All of them, as a document."""
+    options = report["options"]
+    parts = [
+        f"{report['machine']}. Server on CPU {options['server_cpus']}, clients on CPU "
+        f"{options['client_cpus']}, {options['seconds']} s a measurement, rounds: "
+        f"{options['rounds']}. Median, and the range over rounds.",
+        "## Capacity",
+        "Closed loop, answers a second by connections. Memory is the sum over a server's "
+        "processes of what is resident: pages that they share count once for each. The service "
+        "also decides, explains and tests for unfamiliar images; a peer only flags.",
+        _capacity(report),
+        "## Limits",
+        _limits(report),
+        "## Latency, closed loop",
+        "p50 / p99 / p99.9 in ms by connections.",
+        _closed_latency(report),
+        "## Latency, open loop",
+        "Poisson arrivals at a share of the server's own capacity; latency counts from the "
+        "moment a request was due. A request without an answer of status 200 in "
+        f"{PATIENCE_SECONDS:g} s counts as that long. Client late: p99 of how long after its "
+        "moment a request left.",
+        _open_latency(report),
+        f"## At {FIXED_SHARE:.0%} of the best peer's capacity",
+        _fixed(report),
+        f"## Overload: {OVERLOAD} times the capacity",
+        f"Goodput is what is answered with 200 within {options['deadline']:g} s, as a share of "
+        "capacity; a client hangs up then. Refusals are answers of status 503 or 429.",
+        _overload(report),
+        "## Cost as work grows",
+        *_growth(report),
+        "## Settings",
+        _settings(report),
+    ]
+    if report["failures"]:
+        parts += ["## Not measured, in at least one round", _failures(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _of(rounds: Sequence[Figures], *keys: str) -> list[float | None]:
+    """A figure of every round, by its path; None where a round has none."""
+
+    def find(figures: Any) -> float | None:
+        for key in keys:
+            figures = figures.get(key) if figures is not None else None
+        found: float | None = figures
+        return found
+
+    return [find(figures) for figures in rounds]
+
+
+def _capacity(report: Figures) -> str:
+    return _table(
+        [
+            "server",
+            *map(str, CONNECTIONS),
+            "capacity",
+            "failed (%)",
+            "CPU µs a request",
+            "CPU s a 1,000 images",
+            "memory (MB)",
+        ],
+        (
+            [
+                name,
+                *(spread(_of(found, "connections", str(n), "throughput")) for n in CONNECTIONS),
+                spread(_of(found, "capacity")),
+                spread([_worst(figures) for figures in found], 2, 100),
+                spread(_of(found, "cpu_us")),
+                spread(_of(found, "cpu_us"), 2, 1e-3),
+                spread(_of(found, "megabytes")),
+            ]
+            for name, found in report["closed"].items()
+        ),
+    )
+
+
+def _worst(figures: Figures) -> float:
+    worst: float = max(part["failed"] for part in figures["connections"].values())
+    return worst
+
+
+def _limits(report: Figures) -> str:
+    rows = [["onnxruntime alone, batches of 32 (images)", spread(report["inference"])]]
+    rows += [
+        [f"{name} (requests)", spread(_of(found, "capacity"))]
+        for name, found in report["closed"].items()
+        if name not in report["settings"]
+    ]
+    return _table(["", "a second"], rows)
+
+
+def _percentiles(rounds: Sequence[Figures], *keys: str) -> str:
+    return " / ".join(
+        spread(_of(rounds, *keys, name), 1) for name in ("p50_ms", "p99_ms", "p999_ms")
+    )
+
+
+def _closed_latency(report: Figures) -> str:
+    return _table(
+        ["server", *map(str, CONNECTIONS)],
+        (
+            [name, *(_percentiles(found, "connections", str(n)) for n in CONNECTIONS)]
+            for name, found in report["closed"].items()
+        ),
+    )
+
+
+def _open_latency(report: Figures) -> str:
+    return _table(
+        [
+            "server",
+            "load",
+            "requests/s",
+            "p50 / p99 / p99.9 (ms)",
+            "failed (%)",
+            "client late (ms)",
+        ],
+        (
+            [name, load, *_open_row(found, load)]
+            for name, found in report["open"].items()
+            for load in (f"{share:.0%}" for share in SHARES)
+        ),
+    )
+
+
+def _open_row(rounds: Sequence[Figures], load: str) -> list[str]:
+    return [
+        spread(_of(rounds, load, "offered")),
+        _percentiles(rounds, load),
+        spread(_of(rounds, load, "failed"), 2, 100),
+        spread(_of(rounds, load, "lag_p99_ms"), 2),
+    ]
+
+
+def _fixed(report: Figures) -> str:
+    return _table(
+        ["server", "requests/s", "p50 / p99 / p99.9 (ms)", "failed (%)", "client late (ms)"],
+        ([name, *_open_row(found, "fixed")] for name, found in report["open"].items()),
+    )
+
+
+OVERLOAD_COLUMNS: Mapping[str, Callable[[Sequence[Figures]], str]] = {
+    "requests/s": lambda rounds: spread(_of(rounds, "overload", "offered")),
+    "goodput (%)": lambda rounds: spread(_of(rounds, "overload", "goodput_share"), 0, 100),
+    "refused (%)": lambda rounds: spread(_of(rounds, "overload", "refused"), 0, 100),
+    "refusal p99 (ms)": lambda rounds: spread(_of(rounds, "overload", "refusal_p99_ms"), 1),
+    "with Retry-After (%)": lambda rounds: spread(_of(rounds, "overload", "retry_after"), 0, 100),
+    "client late (ms)": lambda rounds: spread(_of(rounds, "overload", "lag_p99_ms"), 2),
+}
+
+
+def _overload(report: Figures) -> str:
+    return _table(
+        ["server", *OVERLOAD_COLUMNS],
+        (
+            [name, *(column(found) for column in OVERLOAD_COLUMNS.values())]
+            for name, found in report["open"].items()
+        ),
+    )
+
+
+def _growth(report: Figures) -> list[str]:
+    rounds = report["growth"]
+    if not rounds:
+        return ["The service did not get this far."]
+    return [
+        _table(
+            ["connections", "requests/s", "p99 (ms)", "failed (%)"],
+            (
+                [
+                    count,
+                    spread(_of(rounds, "connections", count, "throughput")),
+                    spread(_of(rounds, "connections", count, "p99_ms"), 1),
+                    spread(_of(rounds, "connections", count, "failed"), 2, 100),
+                ]
+                for count in rounds[0]["connections"]
+            ),
+        ),
+        f"Images in one request (multipart), {FEW_CONNECTIONS} connections.",
+        _table(
+            ["images", "images/s", "p99 (ms)", "failed (%)", "CPU s a 1,000 images"],
+            (
+                [
+                    size,
+                    spread(_of(rounds, "images", size, "images")),
+                    spread(_of(rounds, "images", size, "p99_ms"), 1),
+                    spread(_of(rounds, "images", size, "failed"), 2, 100),
+                    spread(_of(rounds, "images", size, "cpu_seconds"), 2),
+                ]
+                for size in rounds[0]["images"]
+            ),
+        ),
+    ]
+
+
+def _settings(report: Figures) -> str:
+    return _table(
+        ["server", "tried (requests/s at 64 connections)", "kept"],
+        (
+            [
+                report["requirements"][name],
+                "; ".join(f"{setting}: {rate:.0f}" for setting, rate in tried.items()) or NONE,
+                report["settings"].get(name, NONE),
+            ]
+            for name, tried in report["tried"].items()
+        ),
+    )
+
+
+def _failures(report: Figures) -> str:
+    return _table(["server", "why"], report["failures"].items())
