@@ -45,7 +45,7 @@ def main(
     policy = manifest.policies[POLICY]
     score, spec = calibration.detector(policy), manifest.input
     graph = export.session(loaded.path / bundles.GRAPH, os.cpu_count() or 1)
-    ensemble = partial(export.member_outputs, graph)
+    ensemble = partial(export.member_outputs, graph, manifest.members.group)
     answer = partial(Answers.seen, spec=spec, ensemble=ensemble, detectors=loaded.detectors)
 
     directory = data_directory(data_dir)

@@ -15,8 +15,6 @@ from training.certify import certify_policies
 from training.evaluate import Answers, Labels, gate
 from training.recipe import CertifiedPolicy, Levels
 
-JOINED = (FUSED, "max_probability")
-
 
 def policy_of(levels: Levels, calibration: Answers, labels: Labels) -> Policy:
     """The policy of a recipe; one that is to be certified is certified on calibration images.
@@ -30,16 +28,17 @@ def policy_of(levels: Levels, calibration: Answers, labels: Labels) -> Policy:
         training.certify.CertifyError: the images do not prove what the policy asks for.
     """
     if isinstance(levels, CertifiedPolicy):
-        return certify_policies({"default": levels}, calibration, labels, FUSED)["default"].policy
+        proved = certify_policies({"default": levels}, calibration, labels, FUSED)["default"]
+        return levels.policy(proved.threshold)
     return levels
 
 
 def decisions(
     policy: Policy, calibration: Calibration, sets: Mapping[str, tuple[Answers, Labels | None]]
 ) -> dict[str, dict[str, float | None]]:
-    """Share accepted and error among the accepted, of each set of answers with labels, if any."""
+    """What the policy does to each set of answers, with labels if there are any."""
     return {
-        name: gate(answers.reasons(calibration, policy), answers, labels)
+        name: gate(answers.decide(calibration, policy), labels)
         for name, (answers, labels) in sets.items()
     }
 
@@ -50,5 +49,14 @@ def joint_score(calibration: Answers, answers: Answers) -> Array:
     A threshold on it is a flag and a least probability that each reject as many of the calibration
     images (Tippett 1931): the gate at every strictness, with nothing to tune.
     """
-    surprises = [Surprise.fit(calibration.scores[name])(answers.scores[name]) for name in JOINED]
+    pairs = (
+        (calibration.scores[FUSED], answers.scores[FUSED]),
+        (_doubt(calibration), _doubt(answers)),
+    )
+    surprises = [Surprise.fit(known)(scores) for known, scores in pairs]
     return np.asarray(np.max(surprises, axis=0), dtype=np.float64)
+
+
+def _doubt(answers: Answers) -> Array:
+    doubt: Array = 1 - answers.prediction.probabilities.max(axis=1)
+    return doubt

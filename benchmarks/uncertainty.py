@@ -34,7 +34,7 @@ from benchmarks.trivial import Trivial
 from benchmarks.uncertainty_figures import gate_figures, method_figures, separations
 from benchmarks.uncertainty_tables import tables
 from models.conformal import CalibrationError
-from models.detectors import DETECTORS
+from models.detectors import DETECTORS, ENSEMBLE
 from models.outputs import Ensemble, Outputs
 from models.preprocessing import grey, prepare
 from models.shape import Pixels
@@ -140,7 +140,9 @@ def judge(
 
     def ensemble(prepared: NDArray[np.float32]) -> Outputs:
         follow()
-        return member_outputs(problem.network, positions, torch.from_numpy(prepared))
+        return member_outputs(
+            problem.network, run.recipe.group, positions, torch.from_numpy(prepared)
+        )
 
     detectors = detection.fit(problem.train, spec, ensemble, run.recipe.seed).detectors
     pixels = each(lambda part: grey(prepare(part.images, spec)[0], spec), sets)
@@ -155,7 +157,9 @@ def judge(
     }
     named = label(POSTERIOR, len(positions))
     methods[named] = method_figures(answers, sets)
-    rows |= {f"{named}: {score}": separations(_scores(answers, score)) for score in DETECTORS}
+    everyone = each(lambda values: Answers.of(values.logits), outputs)
+    rows |= {f"{named}: {score}": separations(_scores(everyone, score)) for score in ENSEMBLE}
+    rows |= {f"gate: {score}": separations(_scores(answers, score)) for score in DETECTORS}
     rows |= _of_features(run, ensemble, outputs, answers)
     rows |= _trivial(run, {**pixels["familiar"], **pixels["foreign"]})
     gate = gate_figures(run.recipe.policies["default"], answers, sets)

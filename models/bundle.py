@@ -25,15 +25,15 @@ from models.calibration import Calibration
 from models.conformal import CalibrationError
 from models.detectors import DETECTORS, FUSED, Detectors
 from models.manifest import Manifest
-from models.outputs import FEATURE_MEMBERS
 
 MANIFEST = "manifest.json"
 GRAPH = "ensemble.onnx"
+GROUP_GRAPH = "group.onnx"
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 CLASSES = "classes"
-REQUIRED = (GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
+REQUIRED = (GRAPH, GROUP_GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
 
 
 class BundleError(Exception):
@@ -47,7 +47,7 @@ class Golden:
     Attributes:
         images: uint8 [n, H, W, C].
         logits: float32 [n, M, K].
-        features: float32 [n, m, F].
+        features: float32 [n, G, F].
     """
 
     images: NDArray[np.uint8]
@@ -199,7 +199,8 @@ def read_calibration(file: Path, score: str, size: int, with_classes: bool) -> C
     """The tests of the calibration scores in an archive.
 
     Args:
-        file: the archive: scores [n] by detector, and the predicted classes [n] as `CLASSES`.
+        file: the archive: scores [n] by detector, and as `CLASSES` the classes [n] that the first
+            group of members predicts.
         score: the detector that raises the flag.
         size: n.
         with_classes: whether to make the tests within predicted classes.
@@ -246,21 +247,21 @@ def _read_detectors(root: Path, manifest: Manifest) -> Detectors:
         detectors = Detectors.from_arrays(read_arrays(file, Detectors.names(fused)), fused)
     except ValueError as error:
         raise BundleError(f"{file}: {error}") from error
-    members, expected = detectors.feature_shape[0], min(FEATURE_MEMBERS, manifest.members.count)
+    members, expected = detectors.feature_shape[0], manifest.members.group
     if members != expected:
         raise BundleError(f"{file}: detectors of {members} members' features, not {expected}")
     return detectors
 
 
 def _read_golden(root: Path, manifest: Manifest, units: int) -> Golden:
-    file, members = root / GOLDEN, manifest.members.count
+    file, members = root / GOLDEN, manifest.members
     arrays = read_arrays(file, ("images", "logits", "features"))
     channels, height, width = manifest.input.shape
     count = len(arrays["images"]) if arrays["images"].ndim else 0
     shapes = {
         "images": (count, height, width, channels),
-        "logits": (count, members, len(manifest.labels)),
-        "features": (count, min(FEATURE_MEMBERS, members), units),
+        "logits": (count, members.count, len(manifest.labels)),
+        "features": (count, members.group, units),
     }
     for name, expected in shapes.items():
         values = arrays[name]

@@ -22,7 +22,7 @@ from models.conformal import (
     ConformalTest,
     conditional_level,
 )
-from models.policy import Policy, Reason, reasons_to_abstain
+from models.policy import Policy
 from models.uncertainty import Array
 
 
@@ -44,7 +44,7 @@ class Calibration:
     def fit(
         cls, score: str, scores: Mapping[str, Array], classes: NDArray[np.integer] | None
     ) -> Calibration:
-        """From the scores [n] of each detector and the predicted classes [n].
+        """From the scores [n] of each detector and the classes [n] that the first group predicts.
 
         Raises:
             CalibrationError: there are none, one is not finite, or scores and classes differ in
@@ -75,7 +75,7 @@ class Calibration:
         Args:
             policy: the policy.
             scores: of its detector, [B].
-            classes: that are predicted, [B].
+            classes: that the first group of members predicts, [B].
         """
         name = self.detector(policy)
         if policy.conditional_on == "class":
@@ -87,20 +87,6 @@ class Calibration:
         if policy.alpha_confidence is None:
             return policy.alpha
         return conditional_level(policy.alpha, self.size, policy.alpha_confidence)
-
-    def reasons(
-        self, policy: Policy, probabilities: Array, scores: Mapping[str, Array]
-    ) -> list[tuple[Reason, ...]]:
-        """Why a policy abstains on each of B images; an empty tuple means accept.
-
-        Args:
-            policy: the policy.
-            probabilities: p̄ [B, K].
-            scores: of its detector at least, [B] each.
-        """
-        own, classes = scores[self.detector(policy)], probabilities.argmax(axis=1)
-        p_values = self.p_values(policy, own, classes)
-        return reasons_to_abstain(policy, probabilities, p_values, self.level(policy))
 
     def check(self, policies: Mapping[str, Policy], labels: Sequence[str]) -> None:
         """Refuse policies that need more calibration images than there are.

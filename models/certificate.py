@@ -124,6 +124,7 @@ def certify(
     alpha: float,
     target_risk: float,
     confidence: float,
+    floor: float = 0.0,
 ) -> Certificate | None:
     """The certificate of the most lenient τ on the walk, or None if nothing can be promised.
 
@@ -134,6 +135,7 @@ def certify(
         alpha: false-alarm rate of the flag.
         target_risk: r*.
         confidence: 1 − δ.
+        floor: the walk goes no further than to this τ.
 
     Raises:
         CertificateError: a level outside (0, 1), unequal lengths, or no probability.
@@ -158,6 +160,8 @@ def certify(
     first = max(0.0, 1 - START * target_risk)
     walk = [threshold for threshold in THRESHOLDS if threshold <= first]
     for threshold in walk:
+        if threshold < floor:
+            break
         kept = spared & (probability >= threshold)
         accepted = int(np.count_nonzero(kept))
         errors = int(np.count_nonzero(kept & ~right))

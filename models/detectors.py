@@ -1,9 +1,12 @@
 """Out-of-distribution scores: the higher, the less an image resembles the training data.
 
 Some look at what the ensemble says, some at the image itself beside the class that the ensemble
-takes it for, some at the features from which the first members judge; `fused` is all that a bundle
-trusts in one (`models.fusion`). A score is no decision: it becomes one through its conformal
-p-value (`models.conformal`) and a policy (`models.policy`).
+takes it for, some at the features from which it judges; `fused` is all that a bundle trusts in one
+(`models.fusion`). A score is no decision: it becomes one through its conformal p-value
+(`models.conformal`) and a policy (`models.policy`).
+
+"The ensemble" is the first group of members here, so that a score does not depend on how many
+members an image is shown to (`models.settling`), and a foreign image has left after the first.
 """
 
 from __future__ import annotations
@@ -100,8 +103,8 @@ class Detectors:
         """Every detector's score [B], of B images.
 
         Args:
-            prediction: what the ensemble says of them.
-            features: of at least the first m members, [B, M, F].
+            prediction: what the first group of members says of them.
+            features: of the first m members, [B, m, F].
             pixels: grey values from 0 to 1, [B, H, W].
         """
         classes = prediction.probabilities.argmax(axis=1)

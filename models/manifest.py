@@ -45,9 +45,10 @@ class NetworkSpec(_Record):
 class Members(_Record):
     """Which posterior samples are served: member m is sample `samples[m]` of chain `chains[m]`.
 
-    `group` is the number of members that the graph evaluates together. `selection` says how they
-    were chosen: at equal distances ("thinned"), or one by one for the least distance to the
-    predictive of all samples ("greedy").
+    `group` is the number of members that are evaluated together, a divisor of their number; OOD
+    scores and prediction sets rest on the first group alone. `selection` says how they were chosen:
+    at equal distances ("thinned"), or one by one for the least distance to the predictive of all
+    samples ("greedy").
     """
 
     count: int = Field(gt=0)
@@ -60,6 +61,8 @@ class Members(_Record):
     def _one_entry_a_member(self) -> Self:
         if not len(self.chains) == len(self.samples) == self.count:
             raise ValueError("members need one chain and one sample each")
+        if self.count % self.group:
+            raise ValueError(f"group {self.group} does not divide the {self.count} members")
         return self
 
 
@@ -170,15 +173,37 @@ class CertificateSpec(_Record):
         """The record of a certificate."""
         return cls(**asdict(certificate))
 
-    @property
-    def policy(self) -> Policy:
-        """The levels that it holds for, and no others."""
-        return Policy(alpha=self.alpha, min_probability=self.threshold)
+    def holds_for(self, policy: Policy) -> bool:
+        """Whether these are the levels that it was proved of."""
+        levels = Policy(alpha=self.alpha, min_probability=self.threshold)
+        return levels == policy.model_copy(update={"members": "all", "settled_at": None})
 
     @property
     def coverage(self) -> float:
         """Share of the calibration images that the gate accepts."""
         return self.accepted / self.calibration_size
+
+
+class AgreementSpec(_Record):
+    """How seldom a confident policy decides otherwise than all members would.
+
+    At most a share `rate` of images like the calibration images is decided otherwise, with
+    probability ≥ `confidence`: of `calibration_size` of these `differing` were, and `bound` is the
+    exact binomial bound (`training.settling`). They are shown to `mean_members` members.
+    """
+
+    rate: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    calibration_size: int = Field(gt=0)
+    differing: int = Field(ge=0)
+    bound: float = Field(gt=0)
+    mean_members: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _rate_is_proved(self) -> Self:
+        if not self.differing / self.calibration_size <= self.bound <= self.rate:
+            raise ValueError("bound must lie between differing / calibration_size and rate")
+        return self
 
 
 class SetLevels(_Record):
@@ -203,7 +228,7 @@ class PredictionSetSpec(SetLevels):
 
 
 def _this_schema(version: object) -> object:
-    if version == 1:
+    if version in (1, 2):
         raise ValueError("made by an older version: calibrate, evaluate and publish its run again")
     return version
 
@@ -211,7 +236,7 @@ def _this_schema(version: object) -> object:
 class Manifest(_Record):
     """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
 
-    schema_version: Annotated[Literal[2], BeforeValidator(_this_schema)] = 2
+    schema_version: Annotated[Literal[3], BeforeValidator(_this_schema)] = 3
     name: Name
     version: Name
     labels: tuple[str, ...] = Field(min_length=2)
@@ -225,6 +250,7 @@ class Manifest(_Record):
     calibration: CalibrationSpec
     policies: dict[Name, Policy] = Field(min_length=1)
     certificates: dict[Name, CertificateSpec] = Field(default_factory=dict)
+    agreements: dict[Name, AgreementSpec] = Field(default_factory=dict)
     prediction_sets: PredictionSetSpec | None = None
     results: dict[str, Any]
     libraries: dict[str, str]
@@ -239,10 +265,20 @@ class Manifest(_Record):
     @model_validator(mode="after")
     def _certificates_fit(self) -> Self:
         for name, certificate in self.certificates.items():
-            if self.policies.get(name) != certificate.policy:
+            policy = self.policies.get(name)
+            if policy is None or not certificate.holds_for(policy):
                 raise ValueError(f"certificate {name!r} is of no policy of that name and levels")
             if certificate.calibration_size != self.calibration.size:
                 raise ValueError(f"certificate {name!r} is of another number of calibration images")
+        return self
+
+    @model_validator(mode="after")
+    def _agreements_fit(self) -> Self:
+        confident = {name for name, each in self.policies.items() if each.members == "confident"}
+        if set(self.agreements) != confident:
+            raise ValueError("agreements must be of the policies with members = confident")
+        if any(each.calibration_size != self.calibration.size for each in self.agreements.values()):
+            raise ValueError("agreements are of another number of calibration images")
         return self
 
     @model_validator(mode="after")

@@ -9,9 +9,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-FEATURE_MEMBERS = 4
-"""More members' features miss hardly fewer outliers, and take more memory and time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -19,7 +16,7 @@ class Outputs:
 
     Attributes:
         logits: of every member, [B, M, K].
-        features: penultimate, of the first m = min(`FEATURE_MEMBERS`, M) members, [B, m, F].
+        features: penultimate, of the first group of G members, [B, G, F].
     """
 
     logits: NDArray[np.float32]

@@ -12,6 +12,7 @@ from models.uncertainty import Array
 
 Decision = Literal["accept", "abstain"]
 Reason = Literal["ood", "uncertain", "input", "certificate", "deadline"]
+MembersMode = Literal["all", "exact", "confident"]
 
 
 class Policy(BaseModel):
@@ -38,11 +39,28 @@ class Policy(BaseModel):
     conditional_on: Literal["class"] | None = Field(
         None, description="Keep alpha within each predicted class, not on average over classes."
     )
+    members: MembersMode = Field(
+        "all",
+        description="How many members an image is shown to: all; as many as settle the decision of "
+        "all, whatever the others may say (exact); or as many as make the label's mean probability "
+        "`settled_at` (confident).",
+    )
+    settled_at: float | None = Field(
+        None, gt=0, lt=1, description="Of members = confident, at least `min_probability`."
+    )
 
     @model_validator(mode="after")
     def _one_promise(self) -> Self:
         if self.alpha_confidence is not None and self.conditional_on is not None:
             raise ValueError("give either alpha_confidence or conditional_on")
+        return self
+
+    @model_validator(mode="after")
+    def _settled_when_confident(self) -> Self:
+        if (self.members == "confident") != (self.settled_at is not None):
+            raise ValueError("settled_at goes with members = confident, and that with settled_at")
+        if self.settled_at is not None and self.settled_at < self.min_probability:
+            raise ValueError("settled_at must not be below min_probability")
         return self
 
 

@@ -72,7 +72,7 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
     pixels, steps = _to_channels(images.astype(np.float32), spec.channels)
     inverted = np.zeros(len(pixels), dtype=bool)
     if spec.polarity == "light-on-dark":
-        inverted = np.median(_border(pixels), axis=(1, 2)) > 127.5
+        inverted = _median(_border(pixels).reshape(len(pixels), -1)) > 127.5
         pixels[inverted] = 255.0 - pixels[inverted]
     pixels, geometry = _letterbox(pixels, spec.height, spec.width)
     applied = [(*steps, *(("invert",) if flag else ()), *geometry) for flag in inverted]
@@ -106,15 +106,29 @@ def _to_channels(pixels: Floats, channels: int) -> tuple[Floats, tuple[str, ...]
 
 def background(pixels: NDArray[Any]) -> NDArray[np.floating]:
     """The median of the border of each of N images [N, h, w, C], by channel, [N, 1, 1, C]."""
-    colour: NDArray[np.floating] = np.median(_border(pixels), axis=1)[:, None, None, :]
-    return colour
+    return _median(_border(pixels))[:, None, None, :]
+
+
+def _median(values: NDArray[Any]) -> NDArray[np.floating]:
+    """The median of finite values over axis 1; np.median does the same, but takes longer."""
+    ascending, middle = np.sort(values, axis=1), values.shape[1] // 2
+    either = ascending[:, middle - 1 + values.shape[1] % 2 : middle + 1]
+    median: NDArray[np.floating] = either.mean(axis=1)
+    return median
 
 
 def _border(pixels: NDArray[Any]) -> NDArray[Any]:
     """The outermost pixels [N, n, C] of images [N, h, w, C]."""
-    outermost = np.ones(pixels.shape[1:3], dtype=bool)
-    outermost[1:-1, 1:-1] = False
-    return pixels[:, outermost]
+    count, height, width, channels = pixels.shape
+    flat = pixels.reshape(count, height * width, channels)
+    return flat.take(_outermost(height, width), axis=1)
+
+
+@lru_cache(maxsize=64)
+def _outermost(height: int, width: int) -> NDArray[np.int64]:
+    inside = np.zeros((height, width), dtype=bool)
+    inside[1:-1, 1:-1] = True
+    return np.flatnonzero(~inside)
 
 
 def _letterbox(pixels: Floats, height: int, width: int) -> tuple[Floats, tuple[str, ...]]:

@@ -7,6 +7,8 @@ what resampling.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,25 +54,27 @@ def shape_statistics(pixels: Pixels) -> Array:
     above_l               share of pixels with a value above l, and not above the next level
     """
     height, width = pixels.shape[1:]
-    rows, columns = pixels.sum(axis=2, dtype=np.float64), pixels.sum(axis=1, dtype=np.float64)
+    grey = pixels.astype(np.float64)
+    rows, columns = grey.sum(axis=2), grey.sum(axis=1)
     total = rows.sum(axis=1)
     mass = np.maximum(total, 1e-6)
     down, across = np.arange(height) / height, np.arange(width) / width
     row, column = (rows * down).sum(axis=1) / mass, (columns * across).sum(axis=1) / mass
-    mixed = np.einsum("bw,w->b", down.astype(np.float32) @ pixels, across) / mass
-    falling, stepping = np.abs(np.diff(pixels, axis=1)), np.abs(np.diff(pixels, axis=2))
-    inner = pixels[:, 1:-1, 1:-1]
-    beside = pixels[:, 1:-1, :-2] + pixels[:, 1:-1, 2:]
-    neighbours = pixels[:, :-2, 1:-1] + pixels[:, 2:, 1:-1] + beside
+    mixed = ((grey * down[:, None]).sum(axis=1) * across).sum(axis=1) / mass
+    falling, stepping = grey[:, 1:] - grey[:, :-1], grey[:, :, 1:] - grey[:, :, :-1]
+    beside = grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    neighbours = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + beside
+    laplacian = 4 * grey[:, 1:-1, 1:-1] - neighbours
     top, left = round(MARGIN * height), round(MARGIN * width)
-    middle = pixels[:, top : height - top, left : width - left]
+    middle = grey[:, top : height - top, left : width - left]
     ink = pixels > INK
     area = np.maximum(_count(ink), 1)
     border = _count(ink[:, 1:] != ink[:, :-1]) + _count(ink[:, :, 1:] != ink[:, :, :-1])
     once = _erode(ink)
     seen = pixels > TRACE
     above = np.stack([_count(pixels > level) for level in LEVELS], axis=1) / (height * width)
-    levels = above - np.pad(above[:, 1:], ((0, 0), (0, 1)))
+    levels = above.copy()
+    levels[:, :-1] -= above[:, 1:]
     alone = [
         total / (height * width),
         row,
@@ -78,9 +82,9 @@ def shape_statistics(pixels: Pixels) -> Array:
         (rows * down**2).sum(axis=1) / mass - row**2,
         (columns * across**2).sum(axis=1) / mass - column**2,
         mixed - row * column,
-        _total(falling) / mass,
-        _total(stepping) / mass,
-        _total(np.abs(4 * inner - neighbours)) / mass,
+        _total(np.abs(falling)) / mass,
+        _total(np.abs(stepping)) / mass,
+        _total(np.abs(laplacian)) / mass,
         1 - _total(middle) / mass,
         border / area,
         _count(once) / area,
@@ -105,10 +109,16 @@ def _erode(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _count(region: NDArray[np.bool_]) -> Array:
-    count: Array = np.count_nonzero(region, axis=(1, 2)).astype(np.float64)
-    return count
+    """Number of pixels of regions [B, H, W]: a product with ones, exact below 2²⁴, is fastest."""
+    flat = region.reshape(len(region), -1)
+    return (flat.astype(np.float32) @ _ones(flat.shape[1])).astype(np.float64)
 
 
-def _total(values: Pixels) -> Array:
-    total: Array = values.sum(axis=(1, 2), dtype=np.float64)
+@lru_cache(maxsize=64)
+def _ones(size: int) -> NDArray[np.float32]:
+    return np.ones(size, dtype=np.float32)
+
+
+def _total(values: Array) -> Array:
+    total: Array = values.reshape(len(values), -1).sum(axis=1)
     return total

@@ -9,10 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
 
 from service.api import exposition, health, models, predict
 from service.api.body import Buffers
 from service.api.context import RequestContext
+from service.api.express import Express
 from service.api.openapi import describe
 from service.api.problems import add_handlers
 from service.gate import close_gate, open_gate
@@ -57,6 +59,12 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(RequestContext, metrics=metrics, access_log=chosen.access_log)
+    layers = app.build_middleware_stack
+
+    def with_express() -> ASGIApp:
+        return Express(layers(), metrics, chosen.access_log)
+
+    app.build_middleware_stack = with_express  # type: ignore[method-assign]
     return app
 
 

@@ -6,11 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.evidence import Evidence
+from service.cache import EvidenceCache
+from service.cases import Case
 from service.metrics import Metrics
 from service.repository import Model
 from service.runtime import available_cpus
-from service.scheduler import Batch, Clock, Scheduler
+from service.scheduler import Clock, Scheduler, Step
 from service.settings import Settings
 
 CLOSE_SECONDS = 1.0
@@ -18,11 +19,12 @@ CLOSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Gate:
-    """A model, the scheduler before it, and the threads that decode images."""
+    """A model, the scheduler and the cache before it, and the threads that decode images."""
 
     settings: Settings
     model: Model
-    scheduler: Scheduler[Evidence]
+    scheduler: Scheduler[Case]
+    cache: EvidenceCache
     decoders: ThreadPoolExecutor
     metrics: Metrics
     clock: Clock
@@ -33,11 +35,11 @@ def open_gate(
 ) -> Gate:
     """Start the threads of a service that answers with `model`."""
 
-    def observe(batch: Batch) -> None:
-        metrics.count_batch(batch.images, batch.seconds)
+    def observe(step: Step) -> None:
+        metrics.count_step(step.images, step.stage, step.seconds)
 
     scheduler = Scheduler(
-        model.evaluate,
+        model.stepper.step,
         max_batch=settings.max_batch_images,
         max_queue=settings.max_queue_images,
         clock=clock,
@@ -45,7 +47,8 @@ def open_gate(
     )
     metrics.serve(model, lambda: scheduler.queued)
     decoders = ThreadPoolExecutor(min(8, available_cpus()), thread_name_prefix="decode")
-    return Gate(settings, model, scheduler, decoders, metrics, clock)
+    cache = EvidenceCache(settings.cache_images)
+    return Gate(settings, model, scheduler, cache, decoders, metrics, clock)
 
 
 async def close_gate(gate: Gate) -> None:

@@ -43,11 +43,12 @@ def judge(
     calibration, sets = bundle.calibration, bundle.manifest.prediction_sets
     detector = calibration.detector(policy)
     probabilities = np.stack([each.probabilities for each in evidence])
-    scores = np.array([each.scores[detector] for each in evidence])
-    p_values = calibration.p_values(policy, scores, probabilities.argmax(axis=1))
+    first = np.stack([each.look.probabilities for each in evidence])
+    scores = np.array([each.look.scores[detector] for each in evidence])
+    p_values = calibration.p_values(policy, scores, first.argmax(axis=1))
     p_values[[not each.finite for each in evidence]] = np.nan
     level = calibration.level(policy) if fdr is None else benjamini_hochberg(p_values, fdr)
-    inside = [None] * len(evidence) if sets is None else sets.fitted.sets(probabilities)
+    inside = [None] * len(evidence) if sets is None else sets.fitted.sets(first)
     reasons = reasons_to_abstain(policy, probabilities, p_values, level)
     return [
         Judgement(each, why if each.finite else ("uncertain",), p_value, level, row)

@@ -66,6 +66,15 @@ class Metrics:
         self.predictive_entropy = Histogram(
             "gate_predictive_entropy_nats", "Predictive entropy", buckets=_NATS, registry=registry
         )
+        self.cache_hits = Counter(
+            "gate_cache_hits", "Images answered by evidence that was kept", registry=registry
+        )
+        self.members = Histogram(
+            "gate_members_evaluated",
+            "Members that an image was shown to",
+            buckets=_SIZES,
+            registry=registry,
+        )
         self.mutual_information = Histogram(
             "gate_mutual_information_nats", "Mutual information", buckets=_NATS, registry=registry
         )
@@ -88,10 +97,11 @@ class Metrics:
         ).set(1)
         self.queue_images.set_function(queued)
 
-    def count_batch(self, images: int, seconds: float) -> None:
-        """Count one inference step."""
+    def count_step(self, images: int, stage: int, seconds: float) -> None:
+        """Count one inference step: so many images, shown to the group of members `stage`."""
         self.executions.inc()
-        self.images.inc(images)
+        if stage == 0:
+            self.images.inc(images)
         self.batch_size.observe(images)
         self.stages.labels("infer").observe(seconds)
 
@@ -107,5 +117,6 @@ class Metrics:
             reason = "+".join(result["reasons"]) or "none"
             self.decisions.labels(policy, result["decision"], reason).inc()
             if (uncertainty := result["uncertainty"]) is not None:
+                self.members.observe(result["members_used"])
                 self.predictive_entropy.observe(uncertainty["predictive_entropy"])
                 self.mutual_information.observe(uncertainty["mutual_information"])

@@ -12,7 +12,7 @@ from service.errors import GateError, InvalidError
 from service.evidence import Evidence
 from service.intake import Prepared, Sent, prepare_images
 from service.repository import Model
-from service.results import Json, certificate, choose_options, model_info, results
+from service.results import Json, certificate, choose_options, members_info, model_info, results
 from service.settings import Settings
 
 REQUEST_ID = "offline"
@@ -33,14 +33,15 @@ def answer_files(model: Model, settings: Settings, files: Sequence[Path]) -> Jso
             continue
         images += prepare_images([Sent(content, f"/{file}")], spec, settings.max_pixels)
     tensors = [image.tensor for image in images if isinstance(image, Prepared)]
+    options = choose_options(model, settings.policy)
     evidence: list[Evidence] = []
     for first in range(0, len(tensors), settings.max_batch_images):
         batch = np.concatenate(tensors[first : first + settings.max_batch_images])
-        evidence += model.evaluate(batch)
-    options = choose_options(model, settings.policy)
+        evidence += model.stepper.run(batch, options.rule)
     return {
         "results": results(model, images, evidence, options, REQUEST_ID),
         "model": model_info(model),
         "policy": options.policy_name,
+        "members": members_info(model, options),
         "certificate": certificate(model, options),
     }

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
 from models.manifest import Manifest
-from models.preprocessing import grey, prepare
+from models.preprocessing import prepare
 from models.uncertainty import summarise
+from service.cases import Rule, Stepper
 from service.errors import EngineError, ModelError
-from service.evidence import Evidence, Floats, weigh
-from service.runtime import Runtime, choose
+from service.evidence import Floats
+from service.runtime import Runtime, choose, everything
 from service.settings import Settings
 
 TOLERANCE = 1e-3
@@ -22,24 +24,22 @@ TOLERANCE = 1e-3
 log = logging.getLogger("service.repository")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A bundle and the runtime that evaluates it."""
 
     bundle: Bundle
     runtime: Runtime
 
+    @cached_property
+    def stepper(self) -> Stepper:
+        """What takes images through its members."""
+        return Stepper(self.bundle, self.runtime)
+
     @property
     def manifest(self) -> Manifest:
         """What the bundle says of itself."""
         return self.bundle.manifest
-
-    def evaluate(self, images: Floats) -> list[Evidence]:
-        """The evidence on each of the prepared images [B, C, H, W]."""
-        pixels, bundle = grey(images, self.manifest.input), self.bundle
-        return weigh(
-            self.runtime.outputs(images), pixels, bundle.detectors, bundle.calibration.tests
-        )
 
 
 def open_model(settings: Settings) -> Model:
@@ -85,7 +85,8 @@ def self_test(model: Model) -> float:
     golden, where = model.bundle.golden, f"{model.bundle.path / bundles.GOLDEN}: self-test:"
     images, _ = prepare(golden.images, model.manifest.input)
     try:
-        together, alone = model.runtime.outputs(images), model.runtime.outputs(images[:1])
+        together = everything(model.runtime, images)
+        alone = everything(model.runtime, images[:1])
     except Exception as error:
         raise EngineError(f"{where} {model.runtime.name} failed: {error}") from error
     differences = []
@@ -113,5 +114,9 @@ def _difference(actual: Floats, expected: Floats) -> float:
 
 
 def _warm_up(model: Model, largest: int) -> None:
+    policy = model.manifest.policies["default"].model_copy(
+        update={"members": "all", "settled_at": None}
+    )
     for size in (1, largest):
-        model.evaluate(np.zeros((size, *model.manifest.input.shape), dtype=np.float32))
+        blank = np.zeros((size, *model.manifest.input.shape), dtype=np.float32)
+        model.stepper.run(blank, Rule(policy, None))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from models.conformal import CalibrationError
 from models.manifest import CertificateSpec
-from models.policy import Policy, decision
+from models.policy import MembersMode, Policy, decision
+from service.cases import Rule
 from service.errors import GateError, InferenceError, InvalidError
 from service.evidence import Evidence
 from service.intake import Prepared
@@ -22,10 +26,8 @@ ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
 Json = dict[str, Any]
 
-_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Options:
     """What one request asks for.
 
@@ -35,15 +37,18 @@ class Options:
         fdr: false-discovery rate among the request's images, in place of the policy's α.
         explain: add the probabilities of each member.
         top_k: tell this many classes, the most probable first; None tells all, in label order.
+        rule: that settles its images.
     """
 
     policy_name: str
     policy: Policy
-    fdr: float | None = None
-    explain: bool = False
-    top_k: int | None = None
+    fdr: float | None
+    explain: bool
+    top_k: int | None
+    rule: Rule
 
 
+@lru_cache(maxsize=256)
 def choose_options(
     model: Model,
     policy: str,
@@ -51,12 +56,14 @@ def choose_options(
     fdr: float | None = None,
     explain: bool = False,
     top_k: int | None = None,
+    members: MembersMode | None = None,
 ) -> Options:
-    """Check a request's options against the model.
+    """Check a request's options against the model. The same options are the same object.
 
     Raises:
         InvalidError: there is no such policy, its promise cannot be kept at `alpha`, both `alpha`
-            and `fdr` are given, or there are fewer than `top_k` classes.
+            and `fdr` are given, there are fewer than `top_k` classes, or a policy is to be
+            confident that was never proved to be.
     """
     policies, classes = model.manifest.policies, len(model.manifest.labels)
     if (levels := policies.get(policy)) is None:
@@ -75,7 +82,28 @@ def choose_options(
             model.bundle.calibration.check({policy: levels}, model.manifest.labels)
         except CalibrationError as error:
             raise InvalidError(str(error)).at("/query/alpha") from error
-    return Options(policy, levels, fdr, explain, top_k)
+    levels = _with_members(policy, levels, "all" if explain else members)
+    level = model.bundle.calibration.level(levels) if fdr is None else None
+    return Options(policy, levels, fdr, explain, top_k, Rule(levels, level))
+
+
+def _with_members(name: str, policy: Policy, members: MembersMode | None) -> Policy:
+    if members in (None, policy.members):
+        return policy
+    if members == "confident":
+        message = f"policy {name!r} is not confident: use members = all or exact"
+        raise InvalidError(message).at("/query/members")
+    return policy.model_copy(update={"members": members, "settled_at": None})
+
+
+@lru_cache(maxsize=256)
+def members_info(model: Model, options: Options) -> Json:
+    """How many members the images are shown to, and how often that may change a decision."""
+    content: Json = {"mode": options.policy.members, "available": model.runtime.members}
+    if options.policy.members != "confident":
+        return content | {"differing_rate": 0.0, "confidence": 1.0}
+    agreement = model.manifest.agreements[options.policy_name]
+    return content | {"differing_rate": agreement.rate, "confidence": agreement.confidence}
 
 
 def problem(error: GateError, request_id: str) -> Json:
@@ -95,6 +123,7 @@ def problem(error: GateError, request_id: str) -> Json:
     return content
 
 
+@lru_cache(maxsize=8)
 def model_info(model: Model) -> Json:
     """Which model answers, as every answer says it."""
     manifest = model.manifest
@@ -125,16 +154,18 @@ def model_details(model: Model, default_policy: str) -> Json:
         "calibration_size": manifest.calibration.size,
         "certificate": certificates.get(default_policy),
         "certificates": certificates,
+        "agreements": {name: each.model_dump() for name, each in manifest.agreements.items()},
         "prediction_sets": sets.model_dump() if sets else None,
         "runtime": model.runtime.name,
         "device": model.runtime.device,
     }
 
 
+@lru_cache(maxsize=256)
 def certificate(model: Model, options: Options) -> Json | None:
     """What was proved of the levels in use; None if nothing was, or the request changed them."""
     proved = model.manifest.certificates.get(options.policy_name)
-    if proved is None or proved.policy != options.policy or options.fdr is not None:
+    if proved is None or not proved.holds_for(options.policy) or options.fdr is not None:
         return None
     return _promise(proved)
 
@@ -211,7 +242,7 @@ def _answered(
         "uncertainty": None,
         "ood": _ood(model, judgement, options),
         "prediction_set": None,
-        "members_used": model.runtime.members,
+        "members_used": len(evidence.logits),
         "input": image.info,
         "error": None,
     }
@@ -242,6 +273,7 @@ def _uncertainty(model: Model, evidence: Evidence) -> Json:
 
 def _ood(model: Model, judgement: Judgement, options: Options) -> Json:
     evidence, calibration = judgement.evidence, model.bundle.calibration
+    look = evidence.look
     detector = calibration.detector(options.policy)
     content: Json = {
         "flag": "ood" in judgement.reasons,
@@ -249,23 +281,23 @@ def _ood(model: Model, judgement: Judgement, options: Options) -> Json:
         "alpha": options.policy.alpha if options.fdr is None else None,
         "fdr": options.fdr,
         "level": judgement.level,
-        "score": evidence.scores[detector],
+        "score": look.scores[detector],
         "detector": detector,
+        "members_used": model.manifest.members.group,
         "detectors": {
-            name: {"score": score, "p_value": evidence.p_values[name]}
-            for name, score in evidence.scores.items()
+            name: {"score": score, "p_value": look.p_values[name]}
+            for name, score in look.scores.items()
         },
     }
     if evidence.finite:
         return content
     unknown = {"score": None, "p_value": 1.0 / (calibration.size + 1)}
-    return content | unknown | {"flag": True, "detectors": dict.fromkeys(evidence.scores, unknown)}
+    return content | unknown | {"flag": True, "detectors": dict.fromkeys(look.scores, unknown)}
 
 
 def encode(content: Json) -> bytes:
-    """Compact JSON in UTF-8.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
-    return _ENCODER.encode(content).encode("utf-8", "replace")
+    """Compact JSON in UTF-8."""
+    try:
+        return orjson.dumps(content)
+    except TypeError:  # text of a client's that is no Unicode, such as half of a surrogate pair
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.policy import Decision, Reason
+from models.policy import Decision, MembersMode, Reason
 from models.prediction_sets import ScoreName
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -111,6 +111,9 @@ class Ood(_Answer):
     )
     score: float | None
     detector: str = Field(description="The detector that raises the flag.")
+    members_used: int = Field(
+        description="Members that scores, flag and prediction_set rest on, however many are asked."
+    )
     detectors: dict[str, DetectorScore]
 
 
@@ -138,7 +141,9 @@ class Result(_Answer):
         description="The labels that the image may have, the most probable first; null if it could "
         "not be answered, or if the model has no sets."
     )
-    members_used: int
+    members_used: int = Field(
+        description="Members that probabilities, label and uncertainty rest on."
+    )
     input: InputInfo | None
     error: Problem | None = Field(description="Set when this image could not be answered.")
     members: list[dict[str, Probability]] | None = Field(
@@ -184,12 +189,27 @@ class CertificateInfo(_Answer):
     assumption: str = Field(description="Which images it holds for.")
 
 
+class MembersInfo(_Answer):
+    """How many members the images were shown to."""
+
+    mode: MembersMode = Field(
+        description="all; exact: until the decision of all was settled, whatever the others may "
+        "say; confident: until it was settled with confidence."
+    )
+    available: int
+    differing_rate: Probability = Field(
+        description="At most this share of the decisions differs from those of all members, and"
+    )
+    confidence: Probability = Field(description="this is the probability that it holds.")
+
+
 class PredictResponse(_Answer):
     """One result an image, in the order in which they were sent."""
 
     results: list[Result]
     model: ModelInfo
     policy: str
+    members: MembersInfo
     certificate: CertificateInfo | None = Field(
         description="Of the policy in use; null if it has none, if alpha was changed, or with fdr."
     )
@@ -216,6 +236,10 @@ class PolicyInfo(_Answer):
     conditional_on: Literal["class"] | None = Field(
         description="Whether alpha holds within each predicted class; null: on average over them."
     )
+    members: MembersMode = Field(description="How many members an image is shown to.")
+    settled_at: float | None = Field(
+        description="Of confident: mean probability of the label that settles it."
+    )
 
 
 class PredictionSetInfo(_Answer):
@@ -225,6 +249,17 @@ class PredictionSetInfo(_Answer):
     coverage: Probability
     calibration_size: int
     threshold: float = Field(description="The largest score of a label within a set.")
+
+
+class AgreementInfo(_Answer):
+    """How often a confident policy decides otherwise than all members would."""
+
+    rate: Probability = Field(description="At most so seldom, of images like those, and")
+    confidence: Probability = Field(description="this is the probability that it holds.")
+    calibration_size: int
+    differing: int = Field(description="Calibration images on which it does.")
+    bound: Probability = Field(description="The exact binomial bound that was proved.")
+    mean_members: float = Field(description="Members that calibration images are shown to.")
 
 
 class InputSpecInfo(_Answer):
@@ -250,6 +285,9 @@ class ModelDetails(ModelInfo):
     calibration_size: int
     certificate: CertificateInfo | None = Field(description="Of the default policy.")
     certificates: dict[str, CertificateInfo] = Field(description="By policy.")
+    agreements: dict[str, AgreementInfo] = Field(
+        description="How often confident policies differ from all members, by policy."
+    )
     prediction_sets: PredictionSetInfo | None
     runtime: str
     device: str

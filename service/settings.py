@@ -52,6 +52,9 @@ class Settings(BaseSettings):
         128 * 2**20, ge=1, description="Bytes of all bodies held at a time; beyond it 503."
     )
     max_pixels: int = Field(25_000_000, ge=1, description="Pixels of one image.")
+    cache_images: int = Field(
+        0, ge=0, description="Images whose evidence is kept for when they come again; 0 keeps none."
+    )
     request_timeout_seconds: float = Field(
         10.0, gt=0, le=3600, description="Time to read a body, and again to answer it."
     )

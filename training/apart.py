@@ -26,7 +26,7 @@ def points(calibration: Calibration, policy: Policy, answers: Answers) -> Array:
     prediction, scores = answers.prediction, answers.scores[calibration.detector(policy)]
     decisions = [
         DECISIONS.index("ood" if "ood" in reasons else "uncertain" if reasons else "accept")
-        for reasons in answers.reasons(calibration, policy)
+        for reasons in answers.decide(calibration, policy).reasons
     ]
     return np.stack([prediction.expected_entropy, scores, decisions])
 
@@ -89,7 +89,7 @@ def ambiguity(
         prediction = answers.prediction
         return {
             "expected_entropy": prediction.expected_entropy,
-            "max_probability": answers.scores["max_probability"],
+            "max_probability": 1 - prediction.probabilities.max(axis=1),
             "mutual_information": prediction.mutual_information,
             "mutual_information_share": _share(prediction),
             score: answers.scores[score],

@@ -21,7 +21,7 @@ from training.evaluate import Answers, Labels
 
 def calibrate(score: str, answers: Answers) -> Calibration:
     """The conformal tests of every detector; `score` raises the flag."""
-    return Calibration.fit(score, answers.scores, answers.classes)
+    return Calibration.fit(score, answers.scores, answers.first.argmax(axis=1))
 
 
 def fit_sets(
@@ -35,8 +35,8 @@ def fit_sets(
     """
     if levels is None:
         return None
-    probabilities, coverage = answers.prediction.probabilities, levels.coverage
-    sets = PredictionSets.fit(probabilities, labels, coverage, SCORES[levels.score])
+    coverage = levels.coverage
+    sets = PredictionSets.fit(answers.first, labels, coverage, SCORES[levels.score])
     if math.isinf(sets.threshold):
         needed = math.ceil(round(coverage / (1 - coverage), 9))
         raise CalibrationError(
@@ -52,5 +52,5 @@ def fit_sets(
 
 
 def stored(answers: Answers) -> dict[str, NDArray[np.generic]]:
-    """Scores and predicted classes in the order of the images, as `calibration.npz` has them."""
-    return {**answers.scores, CLASSES: answers.classes}
+    """Scores and the first group's classes in the order of the images, as in `calibration.npz`."""
+    return {**answers.scores, CLASSES: answers.first.argmax(axis=1)}

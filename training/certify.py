@@ -7,15 +7,16 @@ of the split that held them out, and their sha256: whoever has the data can repe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
 from models.bundle import CALIBRATION, GRAPH, Bundle
-from models.certificate import certify
+from models.certificate import Certificate, certify
 from models.conformal import ConformalTest
 from models.manifest import CertificateSpec, DataSource, Manifest, Role
 from models.uncertainty import Array
@@ -23,7 +24,8 @@ from training import data, export
 from training.data import Dataset
 from training.evaluate import Answers, Labels
 from training.problem import hold_out
-from training.recipe import CertifiedPolicy, Levels
+from training.recipe import Agreement, CertifiedPolicy, Levels
+from training.settling import AgreementError, count_differing, sure_means
 
 TOLERANCE = 1e-3
 """Of a score, relative where it exceeds 1; processors round differently."""
@@ -59,6 +61,9 @@ def certify_policies(
 ) -> dict[str, CertificateSpec]:
     """A certificate for each policy that asks for one.
 
+    That of a confident policy is proved of two gates, the one that is served and the one that asks
+    all members: of both it promises what the worse one keeps.
+
     Args:
         policies: of the recipe.
         answers: on the calibration images.
@@ -72,7 +77,10 @@ def certify_policies(
     for name, levels in policies.items():
         if not isinstance(levels, CertifiedPolicy):
             continue
-        proved = _prove(levels, answers, labels, score)
+        try:
+            proved = _prove(levels, answers, labels, score)
+        except CertifyError as error:
+            raise CertifyError(f"policy {name!r}: {error}") from error
         if proved is None:
             raise CertifyError(
                 f"policy {name!r}: {len(labels):,} calibration images do not prove an error rate "
@@ -103,14 +111,25 @@ def prove_again(
     if not manifest.certificates:
         raise CertifyError(f"{bundle.path}: has no certificate: its recipe asked for none")
     held_out = calibration_images(manifest, data_dir, folder)
-    ensemble = partial(export.member_outputs, export.session(bundle.path / GRAPH, threads))
+    graph = export.session(bundle.path / GRAPH, threads)
+    ensemble = partial(export.member_outputs, graph, manifest.members.group)
     answers = Answers.seen(held_out.images, manifest.input, ensemble, bundle.detectors)
     score = manifest.calibration.score
     _check_scores(bundle, score, answers.scores[score])
-    return {
-        name: Proof(promised, _prove(_levels(promised), answers, held_out.labels, score))
-        for name, promised in manifest.certificates.items()
-    }
+    _check_agreements(manifest, answers)
+
+    def again(name: str, promised: CertificateSpec) -> Proof:
+        policy = manifest.policies[name]
+        levels = CertifiedPolicy(
+            alpha=promised.alpha,
+            target_risk=promised.target_risk,
+            confidence=promised.confidence,
+            members=policy.members,
+            settled_at=policy.settled_at,
+        )
+        return Proof(promised, _prove(levels, answers, held_out.labels, score))
+
+    return {name: again(name, promised) for name, promised in manifest.certificates.items()}
 
 
 def calibration_images(manifest: Manifest, data_dir: Path | None, folder: Path | None) -> Dataset:
@@ -162,22 +181,31 @@ def _cells(certificate: CertificateSpec) -> tuple[str, ...]:
 def _prove(
     levels: CertifiedPolicy, answers: Answers, labels: Labels, score: str
 ) -> CertificateSpec | None:
-    probabilities = answers.prediction.probabilities
-    proved = certify(
-        probabilities.max(axis=1),
-        answers.classes == labels,
-        answers.scores[score],
-        levels.alpha,
-        levels.target_risk,
-        levels.confidence,
-    )
-    return CertificateSpec.of(proved) if proved else None
+    gates = [answers.prediction.probabilities]
+    if levels.settled_at is not None:
+        gates.append(sure_means(levels.policy(0.0), answers))
 
+    def prove(probabilities: Array, floor: float = 0.0) -> Certificate | None:
+        return certify(
+            probabilities.max(axis=1),
+            probabilities.argmax(axis=1) == labels,
+            answers.scores[score],
+            levels.alpha,
+            levels.target_risk,
+            levels.confidence,
+            floor,
+        )
 
-def _levels(promised: CertificateSpec) -> CertifiedPolicy:
-    return CertifiedPolicy(
-        alpha=promised.alpha, target_risk=promised.target_risk, confidence=promised.confidence
-    )
+    proved = [certificate for each in gates if (certificate := prove(each)) is not None]
+    if len(proved) < len(gates):
+        return None
+    strictest = max(certificate.threshold for certificate in proved)
+    if strictest > (levels.settled_at or 1.0):
+        raise CertifyError(f"settled_at is {levels.settled_at:g}, below the proved {strictest:g}")
+    proved = [certificate for each in gates if (certificate := prove(each, strictest)) is not None]
+    worst = max(proved, key=attrgetter("risk_bound"))
+    coverage_bound = min(each.coverage_bound for each in proved)
+    return CertificateSpec.of(replace(worst, coverage_bound=coverage_bound))
 
 
 def _part(manifest: Manifest, role: Role) -> DataSource:
@@ -185,6 +213,20 @@ def _part(manifest: Manifest, role: Role) -> DataSource:
         if part.role == role:
             return part
     raise CertifyError(f"{manifest.name} {manifest.version}: its data have no part for {role}")
+
+
+def _check_agreements(manifest: Manifest, answers: Answers) -> None:
+    for name, promised in manifest.agreements.items():
+        asked = Agreement(rate=promised.rate, confidence=promised.confidence)
+        try:
+            found = count_differing(manifest.policies[name], asked, answers)
+        except AgreementError as error:
+            raise CertifyError(f"policy {name!r}: {error}") from error
+        if found.differing > promised.differing:
+            raise CertifyError(
+                f"policy {name!r}: {found.differing} of {found.calibration_size:,} calibration "
+                f"images are decided otherwise than by all members, not {promised.differing}"
+            )
 
 
 def _check_scores(bundle: Bundle, score: str, scores: Array) -> None:

@@ -28,6 +28,7 @@ from training.export import ExportError
 from training.posterior import PriorError
 from training.reference import ComparisonError, compare_hmc
 from training.run import Run, RunError
+from training.settling import AgreementError
 from training.twin_run import run_twin
 from training.twin_table import tables
 
@@ -53,6 +54,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed, instead of the reci
 Workers = Annotated[int | None, typer.Option(min=1, help="Chains run side by side; all cores.")]
 
 FAILURES = (
+    AgreementError,
     BundleError,
     CalibrationError,
     CertifyError,

@@ -83,7 +83,7 @@ def fit(train: Dataset, spec: InputSpec, ensemble: Ensemble, seed: int) -> Detec
     def score(images: Images, likeliest: int = 1) -> dict[str, Array]:
         prepared, _ = prepare(images, spec)
         outputs, pixels = ensemble(prepared), grey(prepared, spec)
-        prediction = summarise(outputs.logits)
+        prediction = summarise(outputs.logits[:, : outputs.features.shape[1]])
         taken_for = prediction.probabilities.argsort(axis=1)[:, -likeliest]
         return unfused.single_scores(prediction, outputs.features, pixels, taken_for)
 

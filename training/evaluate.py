@@ -17,11 +17,12 @@ from models.calibration import Calibration
 from models.conformal import ConformalTest
 from models.detectors import Detectors, ensemble_scores
 from models.outputs import Ensemble, Outputs
-from models.policy import Policy, Reason
+from models.policy import Policy, Reason, reasons_to_abstain
 from models.prediction_sets import PredictionSets
 from models.preprocessing import InputSpec, grey, prepare
+from models.settling import serve
 from models.shape import Pixels
-from models.uncertainty import Array, Prediction, summarise
+from models.uncertainty import Array, Prediction, softmax, summarise
 from training import metrics
 
 Logits = NDArray[np.float32]
@@ -36,27 +37,34 @@ class Answers:
     """What an ensemble and its detectors say of one set of n images, averaged over members once.
 
     Attributes:
-        prediction: probabilities and entropies.
+        prediction: probabilities and entropies, of all members.
         scores: every detector's score, [n].
         choices: each member's class, [n, M].
+        totals: sums of the probabilities of the first group of members, the first two and so on,
+            [n, M / group, K].
+        group: members in a group.
     """
 
     prediction: Prediction
     scores: dict[str, Array]
     choices: NDArray[np.int64]
+    totals: Array
+    group: int
 
     @classmethod
     def of(cls, logits: Logits) -> Answers:
-        """From member logits [n, M, K] alone, with the scores of the ensemble alone."""
-        prediction = summarise(logits)
-        return cls(prediction, ensemble_scores(prediction), logits.argmax(axis=2))
+        """From member logits [n, M, K] alone, as one group, with its own scores alone."""
+        prediction, group = summarise(logits), logits.shape[1]
+        scores, choices = ensemble_scores(prediction), logits.argmax(axis=2)
+        return cls(prediction, scores, choices, _totals(logits, group), group)
 
     @classmethod
     def detected(cls, outputs: Outputs, pixels: Pixels, detectors: Detectors) -> Answers:
         """From outputs and grey values [n, H, W] of n images, with all detectors' scores."""
-        prediction = summarise(outputs.logits)
-        scores = detectors.scores(prediction, outputs.features, pixels)
-        return cls(prediction, scores, outputs.logits.argmax(axis=2))
+        logits, group = outputs.logits, outputs.features.shape[1]
+        scores = detectors.scores(summarise(logits[:, :group]), outputs.features, pixels)
+        totals = _totals(logits, group)
+        return cls(summarise(logits), scores, logits.argmax(axis=2), totals, group)
 
     @classmethod
     def seen(
@@ -68,13 +76,49 @@ class Answers:
 
     @property
     def classes(self) -> Labels:
-        """The predicted classes, [n]."""
+        """The classes that all members predict, [n]."""
         classes: Labels = self.prediction.probabilities.argmax(axis=1)
         return classes
 
-    def reasons(self, calibration: Calibration, policy: Policy) -> list[tuple[Reason, ...]]:
-        """Why a policy abstains on each image; an empty tuple means accept."""
-        return calibration.reasons(policy, self.prediction.probabilities, self.scores)
+    @property
+    def first(self) -> Array:
+        """Mean probabilities of the first group of members, [n, K]."""
+        return self.totals[:, 0] / self.group
+
+    def decide(self, calibration: Calibration, policy: Policy) -> Decisions:
+        """What a policy makes of the images."""
+        own, classes = self.scores[calibration.detector(policy)], self.first.argmax(axis=1)
+        p_values, level = calibration.p_values(policy, own, classes), calibration.level(policy)
+        served = serve(policy, self.totals, self.group, p_values <= level)
+        reasons = reasons_to_abstain(policy, served.probabilities, p_values, level)
+        return Decisions(reasons, served.probabilities.argmax(axis=1), served.members)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a policy makes of n images.
+
+    Attributes:
+        reasons: why it abstains on each; an empty tuple means accept.
+        classes: the label of each, [n].
+        members: that each was shown to, [n].
+    """
+
+    reasons: Sequence[tuple[Reason, ...]]
+    classes: Labels
+    members: Labels
+
+    @property
+    def accepted(self) -> NDArray[np.bool_]:
+        """Whether each is accepted, [n]."""
+        return np.array([not reasons for reasons in self.reasons])
+
+
+def _totals(logits: Logits, group: int) -> Array:
+    images, members, classes = logits.shape
+    groups = softmax(logits).reshape(images, members // group, group, classes)
+    totals: Array = groups.sum(axis=2).cumsum(axis=1)
+    return totals
 
 
 def quality(answers: Answers, labels: Labels) -> dict[str, float]:
@@ -114,13 +158,13 @@ def flag_rates(tests: Mapping[str, ConformalTest], answers: Answers) -> dict[str
 def class_flag_rates(
     calibration: Calibration, answers: Answers
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Share of the images predicted as each class that the bundle's flag is raised on, at each α.
+    """Share of each class, as the first group of members sees it, that is flagged at each α.
 
     Returns:
         `marginal`: by p-values over all calibration images, `class`: by those within the class;
         None for a class that no image is taken for. Classes are numbered as the labels are.
     """
-    scores, classes = answers.scores[calibration.score], answers.classes
+    scores, classes = answers.scores[calibration.score], answers.first.argmax(axis=1)
     p_values = {
         "marginal": calibration.tests[calibration.score].p_values(scores),
         "class": calibration.class_tests[calibration.score].p_values(scores, classes),
@@ -142,7 +186,7 @@ def class_flag_rates(
 
 def set_figures(sets: PredictionSets, answers: Answers, labels: Labels) -> dict[str, float]:
     """Share of prediction sets that hold the label, and the mean number of labels in a set."""
-    inside = sets.sets(answers.prediction.probabilities)
+    inside = sets.sets(answers.first)
     return {
         "coverage": float(inside[np.arange(len(labels)), labels].mean()),
         "mean_size": float(inside.sum(axis=1).mean()),
@@ -162,21 +206,21 @@ def separation(familiar: Answers, unfamiliar: Answers) -> dict[str, dict[str, fl
     }
 
 
-def gate(
-    reasons: Sequence[tuple[Reason, ...]], answers: Answers, labels: Labels | None
-) -> dict[str, float | None]:
-    """What a policy does: share accepted and, with labels, the error among the accepted.
+def gate(decisions: Decisions, labels: Labels | None) -> dict[str, float | None]:
+    """What a policy does: share accepted, the error among the accepted, mean number of members.
 
     Args:
-        reasons: why it abstains on each of n images (`models.policy`).
-        answers: of the ensemble.
-        labels: [n], or None for images of no class.
+        decisions: on n images.
+        labels: theirs, [n], or None for images of no class.
     """
-    accepted = np.array([not reason for reason in reasons])
-    errors = None
+    accepted, errors = decisions.accepted, None
     if labels is not None and accepted.any():
-        errors = float((answers.classes != labels)[accepted].mean())
-    return {"accepted": float(accepted.mean()), "error_among_accepted": errors}
+        errors = float((decisions.classes != labels)[accepted].mean())
+    return {
+        "accepted": float(accepted.mean()),
+        "error_among_accepted": errors,
+        "members": float(decisions.members.mean()),
+    }
 
 
 def evaluate(
@@ -203,7 +247,7 @@ def evaluate(
         return {
             "flag_rate": flag_rates(calibration.tests, answers),
             "policies": {
-                name: gate(answers.reasons(calibration, policy), answers, truth)
+                name: gate(answers.decide(calibration, policy), truth)
                 for name, policy in policies.items()
             },
         }

@@ -1,20 +1,23 @@
-"""Posterior samples → the ensemble graph: one ONNX file, images to member logits and features.
+"""Posterior samples → ONNX graphs, images to member logits and features.
 
-The graph evaluates the members in groups, each as grouped convolutions and batched matrix products.
-It holds no weights of its own: its initialisers are references into `weights.safetensors`, so the
-bundle has one copy of every weight and the two files cannot disagree.
+`ensemble.onnx` evaluates all members, a group at a time, each group as grouped convolutions and
+batched matrix products; `group.onnx` evaluates one group, the first unless a session is given the
+weights of another. Neither holds weights of its own: the initialisers are references into
+`weights.safetensors`, so the bundle has one copy of every weight and the files cannot disagree.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -27,9 +30,9 @@ from onnxscript import optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.bundle import GRAPH, WEIGHTS
+from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS
 from models.networks import Network
-from models.outputs import FEATURE_MEMBERS, Outputs
+from models.outputs import Outputs
 
 TOLERANCE = 1e-4
 
@@ -72,12 +75,12 @@ def _identifier(name: str) -> str:
 def export(
     network: Network, positions: NDArray[np.float32], group: int, folder: Path, images: Tensor
 ) -> float:
-    """Write `ensemble.onnx` and `weights.safetensors` for weight vectors [M, D] into `folder`.
+    """Write both graphs and `weights.safetensors` for weight vectors [M, D] into `folder`.
 
-    The graph is compared with torch on prepared images [n, C, H, W], in batches of several sizes.
+    The graphs are compared with torch on prepared images [n, C, H, W], in batches of several sizes.
 
     Returns:
-        The largest absolute difference of a logit.
+        The largest absolute difference of a logit or a feature.
 
     Raises:
         ExportError: it exceeds 1e-4.
@@ -85,31 +88,41 @@ def export(
     stacked = torch.from_numpy(np.ascontiguousarray(positions))
     parameters = {name: value.contiguous() for name, value in network.unflatten(stacked).items()}
     save_file(parameters, folder / WEIGHTS)
-    ensemble = _Ensemble(network, stacked, group).eval()
+    differences = {
+        name: _write(_Ensemble(network, part, group).eval(), folder / name, images)
+        for name, part in ((GRAPH, stacked), (GROUP_GRAPH, stacked[:group]))
+    }
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            for each in differences:
+                (folder / each).unlink()
+            raise ExportError(
+                f"{name}: onnxruntime and torch differ by {difference:.2e}, allowed is {TOLERANCE}"
+            )
+    return max(differences.values())
+
+
+def _write(ensemble: _Ensemble, file: Path, images: Tensor) -> float:
     graph = _trace(ensemble, images[:3])
-    _refer_to_weights(graph, folder / WEIGHTS)
-    onnx.save(graph, folder / GRAPH)
-    onnx.checker.check_model(str(folder / GRAPH))
-    difference = _largest_difference(ensemble, folder / GRAPH, images)
-    if not difference <= TOLERANCE:
-        (folder / GRAPH).unlink()
-        raise ExportError(
-            f"onnxruntime and torch differ by {difference:.2e} in a logit, allowed is {TOLERANCE}"
-        )
-    return difference
+    _refer_to_weights(graph, file.with_name(WEIGHTS))
+    onnx.save(graph, file)
+    onnx.checker.check_model(str(file))
+    return _largest_difference(ensemble, file, images)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _trace(ensemble: _Ensemble, example: Tensor) -> onnx.ModelProto:
@@ -126,8 +139,7 @@ def _trace(ensemble: _Ensemble, example: Tensor) -> onnx.ModelProto:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         assert program is not None
-        # Folds the arithmetic on shapes, and leaves every weight where it is.
-        optimizer.optimize(program.model, input_size_limit=8, output_size_limit=8)
+        _fold_shapes(program.model, dict(ensemble.named_buffers()))
     graph = program.model_proto
     del graph.metadata_props[:]
     graph.doc_string = ""
@@ -140,8 +152,21 @@ def _trace(ensemble: _Ensemble, example: Tensor) -> onnx.ModelProto:
     return graph
 
 
+def _fold_shapes(model: Any, weights: Collection[str]) -> None:
+    """Fold the arithmetic on shapes; the weights, even of few numbers, are hidden and stay."""
+    hidden = [value for name, value in model.graph.initializers.items() if name in weights]
+    contents = [value.const_value for value in hidden]
+    for value in hidden:
+        value.const_value = None
+    optimizer.optimize(model, input_size_limit=8, output_size_limit=8)
+    for value, content in zip(hidden, contents, strict=True):
+        value.const_value = content
+
+
 def _refer_to_weights(graph: onnx.ModelProto, weights: Path) -> None:
     """Replace the content of each weight in the graph by its place in the safetensors file.
+
+    A weight of the graph is of the first members in the file, of all or of fewer.
 
     Format: https://huggingface.co/docs/safetensors (8 bytes of header size, JSON, then the data).
     """
@@ -152,14 +177,15 @@ def _refer_to_weights(graph: onnx.ModelProto, weights: Path) -> None:
     for initializer in graph.graph.initializer:
         if (place := places.get(initializer.name)) is None:
             continue
-        begin, end = place["data_offsets"]
+        begin, _ = place["data_offsets"]
+        length = 4 * math.prod(initializer.dims)
         initializer.ClearField("raw_data")
         del initializer.external_data[:]
         initializer.data_location = onnx.TensorProto.EXTERNAL
         for key, value in (
             ("location", weights.name),
             ("offset", str(8 + size + begin)),
-            ("length", str(end - begin)),
+            ("length", str(length)),
         ):
             initializer.external_data.add(key=key, value=value)
 
@@ -173,15 +199,18 @@ def session(graph: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def member_outputs(
-    graph: onnxruntime.InferenceSession, images: NDArray[np.float32], batch_size: int = 64
+    graph: onnxruntime.InferenceSession,
+    group: int,
+    images: NDArray[np.float32],
+    batch_size: int = 64,
 ) -> Outputs:
-    """Outputs of prepared images [n, C, H, W]."""
+    """Outputs of prepared images [n, C, H, W], with the features of the first `group` members."""
     logits, features = [], []
     for first in range(0, len(images), batch_size):
         batch = {"images": images[first : first + batch_size]}
         of_all, features_of_all = graph.run(["logits", "features"], batch)
         logits.append(of_all)
-        features.append(features_of_all[:, :FEATURE_MEMBERS].copy())
+        features.append(features_of_all[:, :group].copy())
     return Outputs(np.concatenate(logits), np.concatenate(features))
 
 

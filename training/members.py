@@ -35,7 +35,7 @@ def thin(count: int, chains: int, samples: int, group: int) -> Members:
     Member m comes from chain m mod C, so that any first few members span the chains.
 
     Raises:
-        ValueError: M exceeds C S.
+        ValueError: M exceeds C S, or the group does not divide it.
     """
     _check(count, chains, samples)
     shares = [count // chains + (chain < count % chains) for chain in range(chains)]
@@ -60,12 +60,12 @@ def select(
     Args:
         count: M.
         probabilities: on validation images, [C, S, n, K].
-        group: members that the graph evaluates together.
+        group: members that are evaluated together, all if there are fewer.
         weights: of the samples in the mean of all, [C, S], such as the step sizes η_t of a
             decaying schedule; equal if not given. The members are averaged with equal weights.
 
     Raises:
-        ValueError: M exceeds C S.
+        ValueError: M exceeds C S, or the group does not divide it.
     """
     chains, samples = probabilities.shape[:2]
     _check(count, chains, samples)

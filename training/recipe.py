@@ -24,7 +24,7 @@ from pydantic import (
 from models.detectors import DETECTORS
 from models.manifest import Name, SetLevels
 from models.networks import Network
-from models.policy import Policy
+from models.policy import MembersMode, Policy
 from training.posterior import Posterior, PriorError
 from training.priors import Family
 from training.schedules import (
@@ -276,12 +276,28 @@ class CertifiedPolicy(_Table):
     """Levels of which calibration finds `min_probability`, the least for which r* is proved.
 
     P(wrong | accepted) ≤ r* = `target_risk`, with probability ≥ `confidence`
-    (`models.certificate`).
+    (`models.certificate`). `members` and `settled_at` are those of `models.policy.Policy`.
     """
 
     alpha: float = Field(gt=0, lt=1)
     target_risk: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
+    members: MembersMode = "all"
+    settled_at: float | None = Field(None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _settled_when_confident(self) -> Self:
+        self.policy(0.0)
+        return self
+
+    def policy(self, threshold: float) -> Policy:
+        """The policy with the probability that was found."""
+        return Policy(
+            alpha=self.alpha,
+            min_probability=threshold,
+            members=self.members,
+            settled_at=self.settled_at,
+        )
 
 
 def _levels(content: Any) -> Any:
@@ -299,6 +315,13 @@ def _levels(content: Any) -> Any:
 
 
 Levels = Annotated[Policy | CertifiedPolicy, BeforeValidator(_levels)]
+
+
+class Agreement(_Table):
+    """What confident policies must keep: P(decision differs from that of all members) ≤ `rate`."""
+
+    rate: float = Field(default=0.001, gt=0, lt=1)
+    confidence: float = Field(default=0.99, gt=0, lt=1)
 
 
 def _detector(name: str) -> str:
@@ -323,6 +346,7 @@ class Recipe(_Table):
     selection: Literal["thinned", "greedy"] = "greedy"
     score: Annotated[str, AfterValidator(_detector)]
     policies: dict[Name, Levels]
+    agreement: Agreement = Agreement()
     prediction_sets: SetLevels | None = None
 
     @model_validator(mode="after")
@@ -332,6 +356,11 @@ class Recipe(_Table):
             and self.members > self.sampler.chains * self.sampler.samples
         ):
             raise ValueError("members exceed chains × samples")
+        if self.members % min(self.group, self.members):
+            raise ValueError(
+                f"members = {self.members} must be a multiple of group = {self.group}, "
+                "the members that are evaluated together"
+            )
         if "default" not in self.policies:
             raise ValueError('policies must contain "default"')
         for levels in self.policies.values():

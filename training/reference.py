@@ -77,7 +77,7 @@ def predictive(graph: Path, prepared: NDArray[np.float32], threads: int) -> Arra
     """Mean over members of probabilities, [n, K], of prepared images [n, C, H, W]."""
     engine = session(graph, threads)
     parts = np.array_split(prepared, max(1, len(prepared) // 1000))
-    logits = (member_outputs(engine, part).logits for part in parts)
+    logits = (member_outputs(engine, 1, part).logits for part in parts)
     means: list[Array] = [softmax(values).mean(axis=1) for values in logits]
     return np.concatenate(means)
 

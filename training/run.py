@@ -33,6 +33,7 @@ from models import bundle as bundles
 from models.calibration import Calibration
 from models.detectors import Detectors
 from models.manifest import (
+    AgreementSpec,
     CalibrationSpec,
     CertificateSpec,
     DataSource,
@@ -58,6 +59,7 @@ from training.prior_predictive import prior_predictive
 from training.problem import Problem, formulate, source
 from training.recipe import Recipe
 from training.samples import Samples
+from training.settling import agree
 from training.verdict import diagnose
 
 GOLDEN_IMAGES = 16
@@ -191,9 +193,11 @@ class Run:
     def calibrate(self) -> None:
         """Fit on training images, and calibrate and certify on calibration images.
 
-        Writes `detection.json`, `calibration.npz`, `certificates.json` and `prediction_sets.json`.
+        Writes `detection.json`, `calibration.npz`, `certificates.json`, `agreements.json` and
+        `prediction_sets.json`.
 
         Raises:
+            AgreementError: they do not prove that a confident policy decides as all members do.
             CalibrationError: there are too few calibration images for a policy or for the sets.
             CertifyError: they do not prove what a certified policy asks for.
         """
@@ -205,12 +209,18 @@ class Run:
         calibrate(recipe.score, answers).check(given, problem.labels)
         sets = fit_sets(recipe.prediction_sets, answers, labels)
         proved = certify_policies(recipe.policies, answers, labels, recipe.score)
+        levels = {
+            name: each if isinstance(each, Policy) else each.policy(proved[name].threshold)
+            for name, each in recipe.policies.items()
+        }
+        agreed = agree(levels, recipe.agreement, answers)
         arrays = {**found.detectors.arrays(), **stored(answers)}
         np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
         fused = list(found.detectors.surprises)
         passed = {"misses": found.misses, "alone": found.alone, "added": found.added}
         self.write("detection.json", {"fused": fused, **passed})
         self.write("certificates.json", {name: each.model_dump() for name, each in proved.items()})
+        self.write("agreements.json", {name: each.model_dump() for name, each in agreed.items()})
         self.write("prediction_sets.json", {"fitted": sets.model_dump() if sets else None})
 
     @property
@@ -218,6 +228,12 @@ class Run:
         """What calibration proved, by policy."""
         content = self._read("calibrate", "certificates.json")
         return {name: CertificateSpec.model_validate(each) for name, each in content.items()}
+
+    @property
+    def agreements(self) -> dict[str, AgreementSpec]:
+        """How often confident policies differ from all members, by policy."""
+        content = self._read("calibrate", "agreements.json")
+        return {name: AgreementSpec.model_validate(each) for name, each in content.items()}
 
     @property
     def prediction_sets(self) -> PredictionSetSpec | None:
@@ -229,7 +245,9 @@ class Run:
     def policies(self) -> dict[str, Policy]:
         """The recipe's policies, those that are certified with the probability that was found."""
         return {
-            name: levels if isinstance(levels, Policy) else self.certificates[name].policy
+            name: levels
+            if isinstance(levels, Policy)
+            else levels.policy(self.certificates[name].threshold)
             for name, levels in self.recipe.policies.items()
         }
 
@@ -302,6 +320,7 @@ class Run:
             ),
             policies=self.policies,
             certificates=self.certificates,
+            agreements=self.agreements,
             prediction_sets=self.prediction_sets,
             results=results,
             libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -332,7 +351,8 @@ class Run:
     def _ensemble(self) -> Ensemble:
         """The exported ensemble: prepared images [n, C, H, W] to its outputs."""
         graph = _made_by("export", self.staging / bundles.GRAPH)
-        return partial(export.member_outputs, export.session(graph, os.cpu_count() or 1))
+        session = export.session(graph, os.cpu_count() or 1)
+        return partial(export.member_outputs, session, self._members.group)
 
     @property
     def _fused(self) -> tuple[str, ...]:

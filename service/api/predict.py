@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-import numpy as np
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from models.policy import MembersMode
 from service.api.body import SMALL_BYTES, Upload
 from service.api.openapi import PREDICT_BODY, parameters, problems
+from service.cases import Case
 from service.errors import (
     DeadlineError,
     GateError,
@@ -22,16 +23,28 @@ from service.errors import (
     UnavailableError,
     UploadTimeoutError,
 )
-from service.evidence import Evidence, Floats
+from service.evidence import Floats
 from service.gate import Gate
 from service.intake import Prepared, Sent, prepare_images
-from service.results import certificate, choose_options, encode, model_info, results
-from service.scheduler import Outcome
+from service.results import (
+    Options,
+    certificate,
+    choose_options,
+    encode,
+    members_info,
+    model_info,
+    results,
+)
+from service.scheduler import Times
 from service.schemas import PredictResponse
 
 # What may be decoded on the event loop: more would hold up the other requests.
 SMALL_PIXELS = 256 * 256
 SMALL_COUNT = 4
+
+# A body that is answered sooner than this is not worth watching for its client's departure.
+WATCH_AFTER_SECONDS = 0.02
+
 
 router = APIRouter()
 
@@ -53,12 +66,21 @@ class PredictQuery(BaseModel):
     )
     policy: str | None = Field(None, description="Name of the policy that decides.")
     explain: bool = Field(False, description="Add the probabilities of each member.")
+    members: MembersMode | None = Field(
+        None,
+        description="How many members an image is shown to, in place of the policy's: all, exact, "
+        "or confident where the policy is.",
+    )
+    background: bool = Field(
+        False, description="Let the images of others, and of your other requests, go first."
+    )
     top_k: int | None = Field(
         None, ge=1, description="Only the most probable classes, the most probable first."
     )
 
 
 DEFAULTS = PredictQuery()
+NO_TIME = Times(0.0, 0.0)
 
 
 @router.post(
@@ -92,7 +114,7 @@ async def predict(request: Request) -> Response:
 
 
 def _query(request: Request) -> PredictQuery:
-    """The options, read without FastAPI's dependency machinery, which costs more than the rest."""
+    """The options."""
     if not request.scope["query_string"]:
         return DEFAULTS
     try:
@@ -107,7 +129,9 @@ async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upl
     model, patience = gate.model, gate.settings.request_timeout_seconds
     request_id: str = request.state.request_id
     policy = query.policy if query.policy is not None else gate.settings.policy
-    options = choose_options(model, policy, query.alpha, query.fdr, query.explain, query.top_k)
+    options = choose_options(
+        model, policy, query.alpha, query.fdr, query.explain, query.top_k, query.members
+    )
     try:
         async with asyncio.timeout(patience):
             sent = await upload.images()
@@ -117,25 +141,29 @@ async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upl
     deadline = read + patience
     images = await _prepare(gate, sent, upload.size, deadline)
     decoded = gate.clock()
-    good = [image.tensor for image in images if isinstance(image, Prepared)]
-    if not good:
+    tensors = [image.tensor for image in images if isinstance(image, Prepared)]
+    if not tensors:
         raise _none_usable([image for image in images if isinstance(image, GateError)])
-    tensor = good[0] if len(good) == 1 else np.concatenate(good)
-    outcome = await _infer(request, gate, tensor, deadline)
-    answers = results(model, images, outcome.rows, options, request_id)
+    cases = [_case(gate, options, tensor) for tensor in tensors]
+    new = [case for case in cases if not case.settled]
+    times = await _infer(request, gate, new, deadline, query.background) if new else NO_TIME
+    for case in new:
+        gate.cache.put(gate.cache.key(model.bundle.digest, case.rule, case.image), case.answer)
+    answers = results(model, images, [case.answer for case in cases], options, request_id)
     gate.metrics.count_results(options.policy_name, answers)
-    gate.metrics.queue_wait.observe(outcome.queue_seconds)
+    gate.metrics.queue_wait.observe(times.queue_seconds)
     gate.metrics.stages.labels("decode").observe(decoded - read)
     content = {
         "results": answers,
         "model": model_info(model),
         "policy": options.policy_name,
+        "members": members_info(model, options),
         "certificate": certificate(model, options),
         "request_id": request_id,
         "timing_ms": {
             "decode": round(1000 * (decoded - read), 3),
-            "queue": round(1000 * outcome.queue_seconds, 3),
-            "infer": round(1000 * outcome.infer_seconds, 3),
+            "queue": round(1000 * times.queue_seconds, 3),
+            "infer": round(1000 * times.infer_seconds, 3),
             "total": round(1000 * (gate.clock() - began), 3),
         },
     }
@@ -160,9 +188,17 @@ async def _prepare(
     )
 
 
+def _case(gate: Gate, options: Options, tensor: Floats) -> Case:
+    """An image on its way, or at its end already if it was seen before."""
+    known = gate.cache.get(gate.cache.key(gate.model.bundle.digest, options.rule, tensor))
+    if known is not None:
+        gate.metrics.cache_hits.inc()
+    return Case(tensor, options.rule, evidence=known)
+
+
 async def _infer(
-    request: Request, gate: Gate, tensor: Floats, deadline: float
-) -> Outcome[Evidence]:
+    request: Request, gate: Gate, cases: Sequence[Case], deadline: float, background: bool
+) -> Times:
     """Infer, unless the client leaves meanwhile.
 
     Raises:
@@ -170,22 +206,30 @@ async def _infer(
     """
     task = asyncio.current_task()
     assert task is not None
-    departure = asyncio.ensure_future(_departure(request))
+    departure: asyncio.Future[None] | None = None
 
     def leave(_: object) -> None:
         task.cancel()
 
-    departure.add_done_callback(leave)
+    def watch() -> None:
+        nonlocal departure
+        departure = asyncio.ensure_future(_departure(request))
+        departure.add_done_callback(leave)
+
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, watch)
+    client = request.client.host if request.client else ""
     try:
-        return await gate.scheduler.submit(tensor, deadline)
+        return await gate.scheduler.submit(cases, deadline, client=client, background=background)
     except asyncio.CancelledError:
-        if departure.done() and not departure.cancelled():
+        if departure is not None and departure.done() and not departure.cancelled():
             task.uncancel()
             raise ClientDisconnect from None
         raise
     finally:
-        departure.remove_done_callback(leave)
-        departure.cancel()
+        timer.cancel()
+        if departure is not None:
+            departure.remove_done_callback(leave)
+            departure.cancel()
 
 
 async def _departure(request: Request) -> None:

@@ -32,6 +32,14 @@ def respond(error: GateError, request_id: str) -> Response:
     return _response(problem(error, request_id), headers)
 
 
+def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
+    """The response for options that are not valid."""
+    faults = [_fault(entry) for entry in error.errors()]
+    first = faults[0]
+    invalid = InvalidError(f"{first.pointer.lstrip('/')}: {first.message}", *faults)
+    return respond(invalid, request_id)
+
+
 def _response(content: Json, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode(content), content["status"], headers, MEDIA_TYPE)
 
@@ -43,10 +51,7 @@ def _on_gate_error(request: Request, error: Exception) -> Response:
 
 def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = [_fault(entry) for entry in error.errors()]
-    first = faults[0]
-    invalid = InvalidError(f"{first.pointer.lstrip('/')}: {first.message}", *faults)
-    return respond(invalid, request.state.request_id)
+    return respond_invalid(error, request.state.request_id)
 
 
 def _fault(entry: Mapping[str, Any]) -> Fault:

@@ -18,7 +18,7 @@ from models.outputs import Outputs
 from service.errors import EngineError
 from service.settings import Settings
 
-__all__ = ["Runtime", "available_cpus", "choose"]
+__all__ = ["Runtime", "available_cpus", "choose", "everything"]
 
 Floats = NDArray[np.float32]
 
@@ -32,6 +32,8 @@ class Runtime(Protocol):
         name: "onnx" or "torch".
         device: where it computes, "cpu" or the GPU's name.
         members: M.
+        group: members that one step evaluates, a divisor of M; the bundle's groups on a CPU, all on
+            a GPU, which has room for them.
     """
 
     @property
@@ -43,9 +45,22 @@ class Runtime(Protocol):
     @property
     def members(self) -> int: ...  # noqa: D102
 
-    def outputs(self, images: Floats) -> Outputs:
-        """Outputs of images [B, C, H, W]; called by one thread at a time."""
+    @property
+    def group(self) -> int: ...  # noqa: D102
+
+    def evaluate(self, step: int, images: Floats) -> Outputs:
+        """Outputs of the members of one step, from 0 to M / group − 1, on images [B, C, H, W].
+
+        The features of later steps than the first mean nothing. Called by one thread at a time.
+        """
         ...
+
+
+def everything(runtime: Runtime, images: Floats) -> Outputs:
+    """Outputs of all members on images [B, C, H, W]."""
+    steps = range(runtime.members // runtime.group)
+    outputs = [runtime.evaluate(step, images) for step in steps]
+    return Outputs(np.concatenate([each.logits for each in outputs], axis=1), outputs[0].features)
 
 
 def choose(bundle: Bundle, settings: Settings) -> Runtime:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from models.bundle import GRAPH, Bundle
-from models.outputs import FEATURE_MEMBERS, Outputs
+from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, Bundle
+from models.outputs import Outputs
 from service.errors import EngineError
 from service.runtime import Floats
 
@@ -17,47 +21,106 @@ CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 INPUT = "images"
 OUTPUTS = ["logits", "features"]
+NONE: Mapping[str, Floats] = {}
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """A session on the bundle's graph."""
+    """Sessions on the bundle's graphs, one for each step.
 
-    session: Any
+    Attributes:
+        sessions: of each step.
+        weights: of all members, which the sessions look at.
+        looked_at: members of the first step whose features are told.
+    """
+
+    sessions: tuple[Any, ...]
+    weights: Mapping[str, Floats]
+    looked_at: int
     device: str
     members: int
+    group: int
     name: str = "onnx"
 
-    def outputs(self, images: Floats) -> Outputs:
-        """Outputs of images [B, C, H, W]."""
-        logits, features = self.session.run(OUTPUTS, {INPUT: images})
-        return Outputs(logits, features[:, :FEATURE_MEMBERS])
+    def evaluate(self, step: int, images: Floats) -> Outputs:
+        """Outputs of the members of one step on images [B, C, H, W].
+
+        On a CPU they are the same, to the bit, in whatever batch an image comes: one image alone is
+        shown twice, since onnxruntime adds up a product with one row in another order.
+        """
+        batch = np.repeat(images, 2, axis=0) if len(images) == 1 else images
+        if step:
+            (logits,) = self.sessions[step].run(OUTPUTS[:1], {INPUT: batch})
+            return Outputs(logits[: len(images)], logits[: len(images)])
+        logits, features = self.sessions[0].run(OUTPUTS, {INPUT: batch})
+        return Outputs(logits[: len(images)], features[: len(images), : self.looked_at])
 
 
 def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:
-    """Open the bundle's graph on `device`, "cpu" or "cuda".
+    """Open the bundle's graphs on `device`, "cpu" or "cuda".
+
+    A CPU evaluates the members in groups, each in a session of its own on the graph of one group;
+    all share one copy of the weights. A GPU evaluates all of them in one session.
 
     Raises:
-        EngineError: this build of onnxruntime cannot use the device, or the graph is none of ours.
+        EngineError: this build of onnxruntime cannot use the device, or a graph is none of ours.
     """
     if device == "cuda" and CUDA not in ort.get_available_providers():
         raise EngineError("this onnxruntime has no CUDA provider (onnxruntime-gpu has)")
-    providers: list[Any] = [(CUDA, {"use_tf32": "0"}), CPU] if device == "cuda" else [CPU]
+    members, weights = bundle.manifest.members, dict[str, Floats]()
+    if device == "cuda":
+        file = bundle.path / GRAPH
+        sessions = [_session(file, _options(threads), [(CUDA, {"use_tf32": "0"}), CPU])]
+        if sessions[0].get_providers()[0] != CUDA:
+            raise EngineError("onnxruntime found no CUDA device that it can use")
+    else:
+        file, weights = bundle.path / GROUP_GRAPH, _weights(bundle)
+        sessions = [
+            _session(file, _options(threads, weights, first, members.group), [CPU])
+            for first in range(0, members.count, members.group)
+        ]
+    _check_interface(sessions[0], file)
+    together = members.count // len(sessions)
+    return OnnxRuntime(tuple(sessions), weights, members.group, device, members.count, together)
+
+
+def _options(
+    threads: int, weights: Mapping[str, Floats] = NONE, first: int = 0, group: int = 0
+) -> ort.SessionOptions:
+    """Options of a session, with the weights of `group` members from `first` on, if given."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Spinning threads would take the CPU from the event loop between two batches.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    graph = bundle.path / GRAPH
+    if weights:
+        parts = [
+            ort.OrtValue.ortvalue_from_numpy(values[first : first + group])
+            for values in weights.values()
+        ]
+        options.add_external_initializers(list(weights), parts)
+    return options
+
+
+def _session(graph: Path, options: ort.SessionOptions, providers: list[Any]) -> Any:
     try:
-        session = ort.InferenceSession(str(graph), options, providers=providers)
+        return ort.InferenceSession(str(graph), options, providers=providers)
     except Exception as error:  # onnxruntime's errors share no base class of their own
         raise EngineError(f"{graph}: onnxruntime refuses it: {_one_line(error)}") from error
-    if device == "cuda" and session.get_providers()[0] != CUDA:
-        raise EngineError("onnxruntime found no CUDA device that it can use")
-    _check_interface(session, graph)
-    return OnnxRuntime(session, device, bundle.manifest.members.count)
+
+
+def _weights(bundle: Bundle) -> dict[str, Floats]:
+    """Stacked weights [M, ...] by the names of the graph's initialisers."""
+    file = bundle.path / WEIGHTS
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise EngineError(f"{file}: {error}") from error
+    return {
+        name.replace(".", "_"): np.ascontiguousarray(values, dtype=np.float32)
+        for name, values in weights.items()
+    }
 
 
 def _check_interface(session: Any, graph: Path) -> None:

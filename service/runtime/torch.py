@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from models.bundle import WEIGHTS, Bundle
 from models.networks import Network, NetworkError, from_manifest
-from models.outputs import FEATURE_MEMBERS, Outputs
+from models.outputs import Outputs
 from service.errors import EngineError
 from service.runtime import Floats
 
@@ -21,24 +21,35 @@ Group = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class TorchRuntime:
-    """The network, with the members' weights in groups that are evaluated together."""
+    """The network, with the members' weights in groups that are evaluated together.
+
+    Attributes:
+        steps: the groups of each step.
+        looked_at: members of the first step whose features are told.
+    """
 
     network: Network
-    groups: tuple[Group, ...]
+    steps: tuple[tuple[Group, ...], ...]
+    looked_at: int
     target: torch.device
     device: str
     members: int
     name: str = "torch"
 
+    @property
+    def group(self) -> int:
+        """Members that one step evaluates."""
+        return self.members // len(self.steps)
+
     @torch.inference_mode()
-    def outputs(self, images: Floats) -> Outputs:
-        """Outputs of images [B, C, H, W]."""
+    def evaluate(self, step: int, images: Floats) -> Outputs:
+        """Outputs of the members of one step on images [B, C, H, W]."""
         batch = torch.from_numpy(images).to(self.target, non_blocking=True)
         batch = batch.contiguous(memory_format=torch.channels_last)
         logits, features = zip(
-            *(self.network.forward(group, batch) for group in self.groups), strict=True
+            *(self.network.forward(group, batch) for group in self.steps[step]), strict=True
         )
-        first = torch.cat(features, dim=1)[:, :FEATURE_MEMBERS]
+        first = features[0][:, : self.looked_at]
         return Outputs(_array(torch.cat(logits, dim=1)), _array(first))
 
 
@@ -66,7 +77,8 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> TorchRuntime:
         for start in range(0, spec.count, spec.group)
     )
     shown = torch.cuda.get_device_name(target) if cuda else "cpu"
-    return TorchRuntime(network, groups, target, shown, spec.count)
+    steps = (groups,) if cuda else tuple((group,) for group in groups)
+    return TorchRuntime(network, steps, spec.group, target, shown, spec.count)
 
 
 def _array(values: torch.Tensor) -> Floats:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,7 +24,7 @@ def answers(confidence: NDArray[np.float64], fused: NDArray[np.float64]) -> Answ
     """Of images [n] taken for class 0 with some confidence, and their fused scores."""
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     found = Answers.of(np.log(probabilities)[:, None, :].astype(np.float32))
-    return Answers(found.prediction, {**found.scores, FUSED: fused}, found.choices)
+    return replace(found, scores={**found.scores, FUSED: fused})
 
 
 @pytest.fixture
@@ -60,8 +62,8 @@ def test_decisions_by_the_flag_and_the_probability(calibration: Answers) -> None
     known = answers(np.array([0.9, 0.9, 0.7, 0.9]), np.array([0.0, 9999.0, 0.0, 0.0]))
     sets = {"known": (known, np.array([0, 0, 0, 1])), "foreign": (known, None)}
     assert decisions(policy, fitted, sets) == {
-        "known": {"accepted": 0.5, "error_among_accepted": 0.5},
-        "foreign": {"accepted": 0.5, "error_among_accepted": None},
+        "known": {"accepted": 0.5, "error_among_accepted": 0.5, "members": 1.0},
+        "foreign": {"accepted": 0.5, "error_among_accepted": None, "members": 1.0},
     }
 
 

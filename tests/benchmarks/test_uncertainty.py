@@ -13,7 +13,7 @@ from benchmarks.shift import VIEWS
 from benchmarks.trivial import Trivial
 from benchmarks.uncertainty import METHODS, compare
 from benchmarks.uncertainty_figures import separations
-from models.detectors import DETECTORS
+from models.detectors import DETECTORS, ENSEMBLE
 from training.recipe import change, load
 from training.run import Run
 
@@ -69,8 +69,10 @@ def test_every_row_of_a_seed_once_and_never_twice(
 
 
 def _check_scores(report: dict[str, Any], text: str) -> None:
-    for name in DETECTORS:
+    for name in ENSEMBLE:
         assert f"Langevin, T = 1, M = 4: {name}" in report["rows"]
+    for name in DETECTORS:
+        assert f"gate: {name}" in report["rows"]
     for name in ("variance", "Mahalanobis", "density", "1-NN"):
         assert f"features: {name}" in report["rows"]
     for row, (figures,) in report["rows"].items():

@@ -30,7 +30,7 @@ FUSED = ("predictive_entropy", "shape", "strokes")
 
 @pytest.fixture
 def manifest() -> Manifest:
-    """Two members and three labels, on RGB images of 4 × 6 pixels."""
+    """Two groups of two members and three labels, on RGB images of 4 × 6 pixels."""
     return Manifest(
         name="fake",
         version="1",
@@ -41,7 +41,7 @@ def manifest() -> Manifest:
         network=NetworkSpec(
             name="mlp", channels=(), kernel=5, hidden=(2,), activation="relu", num_weights=155
         ),
-        members=Members(count=2, group=2, chains=(0, 1), samples=(0, 0)),
+        members=Members(count=4, group=2, chains=(0, 1, 0, 1), samples=(0, 0, 1, 1)),
         posterior=PosteriorSpec(num_data=100, temperature=1.0, prior_std={"dense1.weight": 0.1}),
         sampler={"name": "sgld", "seed": 1},
         data=(DataSource(name="fake", part="train", role="train", size=100, sha256="0" * 64),),
@@ -81,6 +81,7 @@ def source(tmp_path: Path, detectors: Detectors) -> Path:
     folder = tmp_path / "source"
     (folder / "report").mkdir(parents=True)
     (folder / "ensemble.onnx").write_bytes(b"graph")
+    (folder / "group.onnx").write_bytes(b"part of it")
     (folder / "weights.safetensors").write_bytes(b"weights")
     (folder / "report" / "report.json").write_text("{}")
     (folder / "MODEL_CARD.md").write_text("card")
@@ -88,7 +89,7 @@ def source(tmp_path: Path, detectors: Detectors) -> Path:
     arrays = {**detectors.arrays(), **dict.fromkeys(DETECTORS, scores)}
     np.savez(folder / "calibration.npz", allow_pickle=False, **arrays)
     images = np.arange(7 * 4 * 6 * 3, dtype=np.uint8).reshape(7, 4, 6, 3)
-    logits = np.linspace(-1, 1, 7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
+    logits = np.linspace(-1, 1, 7 * 4 * 3, dtype=np.float32).reshape(7, 4, 3)
     answers = {"logits": logits, "features": np.ones((7, 2, 5), np.float32)}
     np.savez(folder / "golden.npz", allow_pickle=False, images=images, **answers)
     return folder

@@ -95,7 +95,7 @@ def test_what_was_published_is_loaded(bundle: Path, manifest: Manifest) -> None:
     assert {test.size for test in loaded.calibration.tests.values()} == {5}
     assert loaded.golden.images.shape == (7, 4, 6, 3)
     assert loaded.golden.images.dtype == np.uint8
-    assert loaded.golden.logits.shape == (7, 2, 3)
+    assert loaded.golden.logits.shape == (7, 4, 3)
     assert loaded.golden.logits.dtype == np.float32
     assert loaded.golden.features.shape == (7, 2, 5)
     assert loaded.golden.features.dtype == np.float32
@@ -179,11 +179,20 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
         ({"labels": None}, "^labels: Field required"),
         ({"labels": ["a"]}, "^labels: "),
         ({"schema_version": 1}, "^schema_version: .* made by an older version: calibrate, eval"),
-        ({"schema_version": 3}, "^schema_version: Input should be 2"),
+        ({"schema_version": 2}, "^schema_version: .* made by an older version: calibrate, eval"),
+        ({"schema_version": 4}, "^schema_version: Input should be 3"),
         ({"name": "../fake"}, "^name: "),
         ({"policies": {}}, "^policies: "),
         ({"files": {"ensemble.onnx": "abc"}}, "^files.ensemble.onnx: "),
         ({"members": {"count": 2, "group": 1, "chains": [0], "samples": [0]}}, "^members: "),
+        (
+            {"members": {"count": 3, "group": 2, "chains": [0] * 3, "samples": [0, 1, 2]}},
+            "^members: .*group 2 does not divide the 3 members",
+        ),
+        (
+            {"policies": {"default": {**POLICY, "members": "confident", "settled_at": 0.95}}},
+            "agreements must be of the policies with members = confident",
+        ),
         (
             {"calibration": {"size": 5, "seed": 1, "score": "vibes", "fused": ["shape"]}},
             "unknown score 'vibes', known are predictive_entropy",
@@ -333,12 +342,13 @@ def test_classes_that_a_policy_cannot_condition_on(
         ("images", (7, 4, 6)),
         ("images", (0, 4, 6, 3)),
         ("images", ()),
-        ("logits", (6, 2, 3)),
-        ("logits", (7, 1, 3)),
-        ("logits", (7, 2, 4)),
+        ("logits", (6, 4, 3)),
+        ("logits", (7, 2, 3)),
+        ("logits", (7, 4, 4)),
         ("logits", (7, 6)),
         ("features", (6, 2, 5)),
         ("features", (7, 1, 5)),
+        ("features", (7, 4, 5)),
         ("features", (7, 2, 4)),
     ],
     ids=str,
@@ -355,8 +365,8 @@ def test_golden_shapes_that_do_not_fit(bundle: Path, name: str, shape: tuple[int
     ("name", "values", "reason"),
     [
         ("images", np.zeros((7, 4, 6, 3)), "images of type float64, expected uint8"),
-        ("logits", np.full((7, 2, 3), "a"), "logits must be finite real numbers"),
-        ("logits", np.full((7, 2, 3), np.nan), "logits must be finite real numbers"),
+        ("logits", np.full((7, 4, 3), "a"), "logits must be finite real numbers"),
+        ("logits", np.full((7, 4, 3), np.nan), "logits must be finite real numbers"),
         ("features", np.full((7, 2, 5), np.inf), "features must be finite real numbers"),
     ],
     ids=["images of floats", "logits of text", "logits that are no numbers", "infinite features"],
@@ -371,10 +381,11 @@ def test_golden_values_that_do_not_fit(
     refuse(bundle, file, reason)
 
 
-def test_detectors_of_more_or_fewer_members_than_give_features(bundle: Path) -> None:
-    members = {"count": 3, "group": 1, "chains": [0] * 3, "samples": [0, 1, 2]}
+@pytest.mark.parametrize("group", [1, 4])
+def test_detectors_of_more_or_fewer_members_than_the_first_group(bundle: Path, group: int) -> None:
+    members = {"count": 4, "group": group, "chains": [0] * 4, "samples": [0, 1, 2, 3]}
     rewrite(bundle, members=members)
-    refuse(bundle, bundle / "calibration.npz", "detectors of 2 members' features, not 3")
+    refuse(bundle, bundle / "calibration.npz", f"detectors of 2 members' features, not {group}")
 
 
 def test_resolve_takes_the_path_itself(bundle: Path) -> None:

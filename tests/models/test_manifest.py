@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.certificate import Certificate
-from models.manifest import CertificateSpec, Check, Manifest, Members, Verdict
+from models.manifest import AgreementSpec, CertificateSpec, Check, Manifest, Members, Verdict
 from models.policy import Policy
 from models.prediction_sets import PredictionSets, aps
 
@@ -39,6 +39,7 @@ def test_largest_entropy(manifest: Manifest) -> None:
         {"name": "fake\n"},
         {"labels": ["one"]},
         {"schema_version": 0},
+        {"schema_version": 2},
         {"policies": {}},
         {"policies": {"strict": {"alpha": 0.1, "min_probability": 0.5}}},
         {"files": {"a": "A" * 64}},
@@ -103,6 +104,16 @@ def test_members_need_a_chain_and_a_sample_each(
         Members(count=count, group=1, chains=chains, samples=samples)
 
 
+@pytest.mark.parametrize(("count", "group"), [(3, 2), (2, 3), (4, 3), (6, 4)])
+def test_members_come_in_whole_groups(count: int, group: int) -> None:
+    each = tuple(range(count))
+    with pytest.raises(ValidationError, match=f"group {group} does not divide the {count} members"):
+        Members(count=count, group=group, chains=(0,) * count, samples=each)
+    for divisor in (1, count):
+        whole = Members(count=count, group=divisor, chains=(0,) * count, samples=each)
+        assert whole.group == divisor
+
+
 def test_prediction_sets_are_kept_as_they_were_fitted(manifest: Manifest) -> None:
     assert manifest.prediction_sets is None
     content = {**manifest.model_dump(), "prediction_sets": SETS}
@@ -129,7 +140,6 @@ def test_certificate_is_kept_as_it_was_proved(manifest: Manifest) -> None:
     record = CertificateSpec.of(Certificate(**PROVED))
     assert record.model_dump() == PROVED
     assert record.coverage == 0.8
-    assert record.policy == Policy(alpha=0.01, min_probability=0.9)
     assert manifest.certificates == {}
     certified = Manifest.model_validate(
         {**manifest.model_dump(), "certificates": {"default": PROVED}}
@@ -161,3 +171,71 @@ def test_certificate_that_does_not_fit(
     content = {**manifest.model_dump(), "certificates": {name: {**PROVED, **changes}}}
     with pytest.raises(ValidationError, match=reason):
         Manifest.model_validate(content)
+
+
+LEVELS = {"alpha": 0.01, "min_probability": 0.9}
+EXACT = {**LEVELS, "members": "exact"}
+CONFIDENT = {**LEVELS, "members": "confident", "settled_at": 0.95}
+AGREED = {
+    "rate": 0.7,
+    "calibration_size": 5,
+    "differing": 1,
+    "confidence": 0.9,
+    "bound": 0.6,
+    "mean_members": 2.4,
+}
+
+
+@pytest.mark.parametrize("members", [{}, {"members": "exact"}, CONFIDENT], ids=str)
+def test_certificate_holds_for_its_levels_however_many_members_are_asked(
+    manifest: Manifest, members: dict[str, Any]
+) -> None:
+    certificate = CertificateSpec.model_validate(PROVED)
+    assert certificate.holds_for(Policy.model_validate({**LEVELS, **members}))
+    others: list[dict[str, Any]] = [
+        {"alpha": 0.02},
+        {"min_probability": 0.8},
+        {"score": "energy"},
+        {"alpha_confidence": 0.9},
+        {"conditional_on": "class"},
+    ]
+    for other in others:
+        assert not certificate.holds_for(Policy.model_validate({**LEVELS, **members, **other}))
+    content = manifest.model_dump() | {"policies": {"default": {**LEVELS, **members}}}
+    content["agreements"] = {"default": AGREED} if members == CONFIDENT else {}
+    content["certificates"] = {"default": PROVED}
+    assert Manifest.model_validate(content).certificates == {"default": certificate}
+
+
+def test_agreement_is_kept_as_it_was_proved(manifest: Manifest) -> None:
+    assert manifest.agreements == {}
+    content = manifest.model_dump() | {"policies": {"default": CONFIDENT, "exact": EXACT}}
+    agreed = Manifest.model_validate({**content, "agreements": {"default": AGREED}})
+    assert agreed.agreements == {"default": AgreementSpec.model_validate(AGREED)}
+    assert agreed.agreements["default"].model_dump() == AGREED
+    assert Manifest.model_validate_json(agreed.model_dump_json()) == agreed
+
+
+@pytest.mark.parametrize(
+    ("agreements", "reason"),
+    [
+        ({}, "agreements must be of the policies with members = confident"),
+        ({"exact": AGREED}, "agreements must be of the policies with members = confident"),
+        ({"default": AGREED, "exact": AGREED}, "agreements must be of the policies with members"),
+        ({"default": AGREED, "other": AGREED}, "agreements must be of the policies with members"),
+        ({"default": {**AGREED, "calibration_size": 6}}, "another number of calibration images"),
+        ({"default": {**AGREED, "bound": 0.19}}, "bound must lie between differing / calibration"),
+        ({"default": {**AGREED, "rate": 0.59}}, "bound must lie between differing / calibration"),
+        ({"default": {**AGREED, "bound": 0.0}}, "greater than 0"),
+        ({"default": {**AGREED, "bound": math.nan}}, "finite number"),
+        ({"default": {**AGREED, "differing": -1}}, "greater than or equal to 0"),
+        ({"default": {**AGREED, "confidence": 1.0}}, "less than 1"),
+        ({"default": {**AGREED, "mean_members": 0.0}}, "greater than 0"),
+    ],
+)
+def test_agreements_that_do_not_fit(
+    manifest: Manifest, agreements: dict[str, Any], reason: str
+) -> None:
+    content = manifest.model_dump() | {"policies": {"default": CONFIDENT, "exact": EXACT}}
+    with pytest.raises(ValidationError, match=reason):
+        Manifest.model_validate({**content, "agreements": agreements})

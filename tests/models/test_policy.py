@@ -88,6 +88,10 @@ def test_different_numbers_of_images_are_refused() -> None:
         {"alpha": 0.1, "min_probability": 0.5, "alpha_confidence": 1},
         {"alpha": 0.1, "min_probability": 0.5, "alpha_confidence": math.nan},
         {"alpha": 0.1, "min_probability": 0.5, "conditional_on": "image"},
+        {"alpha": 0.1, "min_probability": 0.5, "members": "some"},
+        {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": 1},
+        {"alpha": 0.1, "min_probability": 0.0, "members": "confident", "settled_at": 0},
+        {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": math.nan},
     ],
 )
 def test_levels_that_mean_nothing(levels: dict[str, Any]) -> None:
@@ -100,3 +104,20 @@ def test_a_policy_makes_one_promise() -> None:
     assert Policy.model_validate(levels).conditional_on == "class"
     with pytest.raises(ValidationError, match="either alpha_confidence or conditional_on"):
         Policy.model_validate({**levels, "alpha_confidence": 0.9})
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [{"members": "confident"}, {"settled_at": 0.9}, {"members": "exact", "settled_at": 0.9}],
+    ids=str,
+)
+def test_settled_at_goes_with_confident(levels: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="settled_at goes with members = confident"):
+        Policy.model_validate({"alpha": 0.1, "min_probability": 0.5, **levels})
+
+
+def test_an_answer_that_settles_is_one_that_is_accepted() -> None:
+    levels = {"alpha": 0.1, "members": "confident", "settled_at": 0.9}
+    assert Policy.model_validate({**levels, "min_probability": 0.9}).settled_at == 0.9
+    with pytest.raises(ValidationError, match="settled_at must not be below min_probability"):
+        Policy.model_validate({**levels, "min_probability": 0.901})

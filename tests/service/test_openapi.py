@@ -48,6 +48,8 @@ def test_every_status_of_predict_is_described(document):
         "fdr",
         "policy",
         "explain",
+        "members",
+        "background",
         "top_k",
     }
     assert set(operation["requestBody"]["content"]) == {
@@ -74,6 +76,13 @@ def test_promises_are_described(document):
     schemas = document["components"]["schemas"]
     assert {"alpha", "fdr", "level"} <= set(schemas["Ood"]["required"])
     assert "prediction_set" in schemas["Result"]["required"]
+    assert "members" in schemas["PredictResponse"]["required"]
+    assert set(schemas["MembersInfo"]["required"]) == {
+        "mode",
+        "available",
+        "differing_rate",
+        "confidence",
+    }
     sets = schemas["ModelDetails"]["properties"]["prediction_sets"]
     assert sets["anyOf"] == [{"$ref": "#/components/schemas/PredictionSetInfo"}, {"type": "null"}]
 

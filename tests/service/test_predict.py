@@ -14,6 +14,7 @@ from PIL import Image
 from models.preprocessing import prepare
 from models.uncertainty import summarise
 from service.offline import answer_files
+from service.runtime import everything
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +31,9 @@ RESULT_FIELDS = {
     "input",
     "error",
 }
+
+
+ALL_MEMBERS = {"mode": "all", "available": 6, "differing_rate": 0.0, "confidence": 1.0}
 
 
 def b64(data: bytes) -> str:
@@ -53,7 +57,7 @@ def check_invariants(result: dict[str, Any]) -> None:
 
 
 def without_times(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: answer[key] for key in ("results", "model", "policy", "certificate")}
+    return {key: answer[key] for key in ("results", "model", "policy", "members", "certificate")}
 
 
 def check_problem(response: Any, status: int, kind: str) -> dict[str, Any]:
@@ -75,7 +79,9 @@ async def test_one_image_as_the_body(client, png, images, model):
     (result,) = answer["results"]
     assert set(result) == RESULT_FIELDS
     check_invariants(result)
-    expected = summarise(model.runtime.outputs(prepare(images[:1], model.manifest.input)[0]).logits)
+    expected = summarise(
+        everything(model.runtime, prepare(images[:1], model.manifest.input)[0]).logits
+    )
     assert list(result["probabilities"].values()) == expected.probabilities[0].tolist()
     assert result["uncertainty"]["predictive_entropy"] == expected.predictive_entropy[0]
     assert result["uncertainty"]["unit"] == "nat"
@@ -88,17 +94,19 @@ async def test_one_image_as_the_body(client, png, images, model):
         "score": result["ood"]["score"],
         "p_value": result["ood"]["p_value"],
     }
-    assert result["members_used"] == 4
+    assert result["members_used"] == 6
+    assert result["ood"]["members_used"] == 2
     assert result["input"] == {"width": 8, "height": 8, "mode": "L", "applied": ["none"]}
     assert result["error"] is None
     assert answer["model"] == {
         "name": "tiny",
         "version": "1",
         "digest": f"sha256:{model.bundle.digest}",
-        "members": 4,
+        "members": 6,
         "verified": True,
     }
     assert answer["policy"] == "default"
+    assert answer["members"] == ALL_MEMBERS
     assert answer["certificate"] is None
     assert set(answer["timing_ms"]) == {"decode", "queue", "infer", "total"}
     assert answer["request_id"] == response.headers["x-request-id"]
@@ -280,6 +288,29 @@ async def test_json_that_is_no_list_of_images(client, document, pointer):
     assert problem["errors"][0]["pointer"] == pointer
 
 
+async def test_text_that_is_no_unicode_is_told_all_the_same(client):
+    """Half of a surrogate pair, which JSON can name and UTF-8 cannot."""
+    response = await client.post(
+        "/predict",
+        content=b'{"images": [{"base64": ""}], "a\\ud800b": 1}',
+        headers={"Content-Type": "application/json"},
+    )
+    problem = check_problem(response, 422, "invalid-input")
+    assert problem["errors"][0]["pointer"] == "/body/a?b"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"explain": True}, {"policy": "by_class"}, {"policy": "sure"}, {"fdr": 0.5}],
+    ids=str,
+)
+async def test_answers_are_written_by_the_fast_encoder(client, png, query, monkeypatch):
+    monkeypatch.setattr("service.results.json", None)
+    response = await client.post("/predict", content=png, headers=PNG, params=query)
+    assert response.status_code == 200
+    assert response.json()["results"][0]["error"] is None
+
+
 async def test_nan_in_json_pixels_names_its_place(client):
     body = b'{"images": [{"pixels": [[0, 0], [0, NaN]], "maximum": 1}]}'
     response = await client.post(
@@ -396,6 +427,14 @@ CERTIFICATE = {
     "min_probability": 0.99,
     "assumption": "Images are drawn independently from the same source as the calibration images.",
 }
+OF_QUICK = CERTIFICATE | {
+    "selective_risk": 0.2,
+    "coverage": 66 / 99,
+    "risk_bound": 0.125,
+    "coverage_bound": 0.5,
+    "alpha": 0.3,
+    "min_probability": 0.6,
+}
 
 
 @pytest.mark.parametrize(
@@ -409,6 +448,11 @@ CERTIFICATE = {
         ({"policy": "strict", "alpha": 0.49}, None),
         ({"policy": "strict", "fdr": 0.5}, None),
         ({"policy": "open", "alpha": 0.5}, None),
+        ({"policy": "strict", "members": "exact"}, CERTIFICATE),
+        ({"policy": "quick"}, OF_QUICK),
+        ({"policy": "quick", "members": "all"}, OF_QUICK),
+        ({"policy": "quick", "members": "exact"}, OF_QUICK),
+        ({"policy": "quick", "members": "exact", "alpha": 0.2}, None),
     ],
     ids=str,
 )
@@ -419,7 +463,7 @@ async def test_certificate_is_that_of_the_levels_in_use(client, png, query, expe
 
 async def test_certificates_by_policy(start, client):
     (entry,) = (await client.get("/models")).json()["models"]
-    assert entry["certificates"] == {"strict": CERTIFICATE}
+    assert entry["certificates"] == {"strict": CERTIFICATE, "quick": OF_QUICK}
     assert entry["certificate"] is None
     async with start(policy="strict") as client:
         (entry,) = (await client.get("/models")).json()["models"]
@@ -447,7 +491,7 @@ async def test_explain_and_top_k(client, png):
     (result,) = answer["results"]
     ranked = sorted(plain["probabilities"].items(), key=lambda item: -item[1])
     assert list(result["probabilities"].items()) == ranked[:2]
-    assert len(result["members"]) == 4
+    assert len(result["members"]) == 6
     for label, probability in result["probabilities"].items():
         mean = np.mean([member[label] for member in result["members"]])
         assert mean == pytest.approx(probability)
@@ -468,6 +512,10 @@ async def test_explain_and_top_k(client, png):
         ({"fdr": "0.1", "alpha": "0.1"}, "fdr"),
         ({"policy": "none"}, "policy"),
         ({"explain": "perhaps"}, "explain"),
+        ({"background": "perhaps"}, "background"),
+        ({"members": "some"}, "members"),
+        ({"members": "confident"}, "members"),
+        ({"members": "confident", "policy": "strict"}, "members"),
         ({"top_k": "0"}, "top_k"),
         ({"top_k": "4"}, "top_k"),
         ({"alhpa": "0.1"}, "alhpa"),
@@ -481,7 +529,7 @@ async def test_bad_options(client, png, query, field):
 
 async def test_logits_that_are_not_finite_abstain(start, model, with_logits, images, encode):
     def logits(batch):
-        values = model.runtime.outputs(batch).logits
+        values = everything(model.runtime, batch).logits
         values[batch.sum(axis=(1, 2, 3)) > 0, 1, 2] = np.nan
         return values
 

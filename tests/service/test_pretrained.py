@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from models import bundle as bundles
+from models.certificate import clopper_pearson_upper
+from models.preprocessing import prepare
+from service.judgement import judge
 from service.offline import answer_files
 from service.repository import Model, open_model
+from service.results import choose_options
 from service.settings import EMBEDDED_BUNDLE, Settings
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
@@ -31,7 +35,7 @@ def test_is_a_small_verified_posterior_ensemble(model: Model) -> None:
     manifest, root = model.manifest, bundles.resolve(EMBEDDED_BUNDLE)
     assert manifest.verdict.verified
     assert manifest.posterior.temperature == 1
-    assert manifest.members.count == 32
+    assert (manifest.members.count, manifest.members.group) == (32, 4)
     assert len(set(manifest.members.chains)) >= 4
     assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) <= MAX_BYTES
 
@@ -68,6 +72,50 @@ def test_accepts_a_digit_and_abstains_on_a_letter(model: Model, settings: Settin
     assert digit["prediction_set"] == ["7"]
     assert letter["decision"] == "abstain"
     assert "ood" in letter["reasons"]
+    assert digit["members_used"] == letter["members_used"] == 4
+    assert answer["members"] == {
+        "mode": "confident",
+        "available": 32,
+        "differing_rate": 0.001,
+        "confidence": 0.99,
+    }
+    assert answer["certificate"] is not None
+
+
+def test_proved_that_few_members_decide_as_all_do(model: Model) -> None:
+    """Clopper-Pearson, from the counts in the manifest."""
+    manifest = model.manifest
+    agreement = manifest.agreements["default"]
+    differing, size = agreement.differing, agreement.calibration_size
+    assert agreement.confidence >= 0.99
+    bound = clopper_pearson_upper(differing, size, agreement.confidence)
+    assert agreement.bound == pytest.approx(bound)
+    assert agreement.bound <= agreement.rate == 0.001
+    measured = manifest.results["test"]["policies"]["default"]["members"]
+    assert 4 <= agreement.mean_members < 8
+    assert 4 <= measured < 8
+
+
+def test_every_mode_decides_alike_on_golden_images_and_noise(model: Model) -> None:
+    """The noise is flagged: it leaves after the first group, but not where all are asked."""
+    noise = np.random.default_rng(0).normal(size=(4, 1, 28, 28)).astype(np.float32)
+    golden = prepare(model.bundle.golden.images, model.manifest.input)[0]
+    images = np.concatenate([golden, noise])
+    decided, asked = {}, {}
+    for mode in ("all", "exact", "confident"):
+        options = choose_options(model, "default", members=mode)
+        evidence = model.stepper.run(images, options.rule)
+        judged = judge(model.bundle, options.policy, None, evidence)
+        asked[mode] = [len(each.logits) for each in evidence]
+        decided[mode] = [
+            (each.p_value, not each.reasons, "ood" in each.reasons or label.probabilities.argmax())
+            for each, label in zip(judged, evidence, strict=True)
+        ]
+    assert decided["all"] == decided["exact"] == decided["confident"]
+    assert set(asked["all"]) == {32}
+    assert set(asked["exact"][: -len(noise)]) <= {4, 24, 28, 32}
+    assert asked["exact"][-len(noise) :] == asked["confident"][-len(noise) :] == [4] * len(noise)
+    assert sum(asked["confident"]) < sum(asked["exact"]) / 3
 
 
 def test_calibration_scores_differ_from_image_to_image(model: Model) -> None:

@@ -11,6 +11,7 @@ from models.conformal import benjamini_hochberg, conditional_level
 from models.preprocessing import prepare
 from models.uncertainty import summarise
 from service.offline import answer_files
+from service.runtime import everything
 
 pytestmark = pytest.mark.anyio
 
@@ -39,9 +40,11 @@ async def test_sets_are_those_that_evaluation_computes_the_most_probable_label_f
     labels = model.manifest.labels
     sets = model.manifest.prediction_sets.fitted
     prepared = prepare(images, model.manifest.input)[0]
-    probabilities = summarise(model.runtime.outputs(prepared).logits).probabilities
+    logits = everything(model.runtime, prepared).logits
+    first = summarise(logits[:, : model.manifest.members.group]).probabilities
+    told = summarise(logits).probabilities
     results = (await ask())["results"]
-    for row, inside, result in zip(probabilities, sets.sets(probabilities), results, strict=True):
+    for row, inside, result in zip(told, sets.sets(first), results, strict=True):
         assert set(result["prediction_set"]) == {labels[index] for index in np.nonzero(inside)[0]}
         known = [result["probabilities"][label] for label in result["prediction_set"]]
         assert known == sorted(known, reverse=True)
@@ -129,7 +132,7 @@ async def test_images_that_could_not_be_judged_are_no_evidence(
     """They change no level, and are never accepted."""
 
     def logits(batch):
-        values = model.runtime.outputs(batch).logits
+        values = everything(model.runtime, batch).logits
         values[batch.mean(axis=(1, 2, 3)) > 0.8] = np.nan
         return values
 

@@ -9,6 +9,7 @@ from models import bundle as bundles
 from models.outputs import Outputs
 from service.errors import EngineError, ModelError
 from service.repository import open_model, self_test
+from service.runtime import everything
 
 
 def change(settings, **changes):
@@ -29,7 +30,7 @@ def test_no_bundle(settings, tmp_path):
         open_model(change(settings, bundle=tmp_path))
 
 
-@pytest.mark.parametrize("name", [bundles.GRAPH, bundles.WEIGHTS, bundles.GOLDEN])
+@pytest.mark.parametrize("name", bundles.REQUIRED)
 def test_an_altered_file_is_named(settings, publish, name):
     path = publish()
     content = bytearray((path / name).read_bytes())
@@ -65,14 +66,14 @@ def test_golden_features_that_do_not_come(settings, publish):
 
 
 def test_self_test_catches_numbers_that_are_none(model, with_logits):
-    broken = with_logits(lambda images: np.full((len(images), 4, 3), np.nan, dtype=np.float32))
+    broken = with_logits(lambda images: np.full((len(images), 6, 3), np.nan, dtype=np.float32))
     with pytest.raises(ModelError, match="differ by nan"):
         self_test(broken)
 
 
 def test_self_test_catches_an_image_that_fails_alone(model, with_logits):
     def logits(images):
-        values = model.runtime.outputs(images).logits
+        values = everything(model.runtime, images).logits
         return values if len(images) > 1 else np.full_like(values, np.nan)
 
     with pytest.raises(ModelError, match="logits differ by nan"):
@@ -80,7 +81,7 @@ def test_self_test_catches_an_image_that_fails_alone(model, with_logits):
 
 
 def test_self_test_catches_a_wrong_shape(model, with_logits):
-    broken = with_logits(lambda images: model.runtime.outputs(images).logits[:, :3])
+    broken = with_logits(lambda images: everything(model.runtime, images).logits[:, :3])
     with pytest.raises(ModelError, match=r"logits \(5, 3, 3\)"):
         self_test(broken)
 
@@ -91,12 +92,12 @@ def test_self_test_catches_another_label(model):
     golden = replace(model.bundle.golden, logits=flat)
 
     class Other:
-        name, device, members = "other", "cpu", 4
+        name, device, members, group = "other", "cpu", 6, 2
 
-        def outputs(self, images):
-            answer = np.zeros((len(images), 4, 3), dtype=np.float32)
+        def evaluate(self, step, images):
+            answer = np.zeros((len(images), 2, 3), dtype=np.float32)
             answer[..., 1] = 1e-6
-            return Outputs(answer, model.runtime.outputs(images).features)
+            return Outputs(answer, model.runtime.evaluate(step, images).features)
 
     broken = replace(model, bundle=replace(model.bundle, golden=golden), runtime=Other())
     with pytest.raises(ModelError, match="image 0 has another most probable label"):

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from service.app import create_app
+from service.runtime import everything
 
 pytestmark = pytest.mark.anyio
 
@@ -65,9 +66,23 @@ async def test_models(client, model):
         "score": None,
         "alpha_confidence": None,
         "conditional_on": None,
+        "members": "all",
+        "settled_at": None,
     }
     assert entry["policies"]["sure"]["alpha_confidence"] == 0.9
     assert entry["policies"]["by_class"]["conditional_on"] == "class"
+    assert entry["policies"]["quick"]["members"] == "confident"
+    assert entry["policies"]["quick"]["settled_at"] == 0.96
+    assert entry["agreements"] == {
+        "quick": {
+            "rate": 0.125,
+            "confidence": 0.95,
+            "calibration_size": 99,
+            "differing": 1,
+            "bound": 0.0625,
+            "mean_members": 2.5,
+        }
+    }
     assert entry["prediction_sets"] == model.manifest.prediction_sets.model_dump()
     assert (entry["runtime"], entry["device"]) == ("onnx", "cpu")
     assert entry["calibration_size"] == 99
@@ -88,6 +103,26 @@ async def test_errors_of_the_router_are_problems(client, method, path, status):
     assert problem["error"] == problem["detail"]
     if status == 405:
         assert response.headers["allow"]
+
+
+@pytest.mark.parametrize("query", ["", "?policy=quick", "?alpha=2", "?policy=none", "?alhpa=1"])
+@pytest.mark.parametrize("content", [None, b"no image", b""])
+async def test_the_express_answers_as_the_framework_does(start, monkeypatch, png, query, content):
+    async def ask():
+        async with start() as client:
+            body = png if content is None else content
+            headers = {**PNG, "X-Request-ID": "mine"}
+            response = await client.post(f"/predict{query}", content=body, headers=headers)
+            counted = (await client.get("/metrics")).text
+        answer = response.json()
+        answer.pop("timing_ms", None)
+        told = {name: response.headers[name] for name in ("content-type", "x-request-id")}
+        (line,) = re.findall('gate_http_requests_total{.*route="/predict"} 1.0', counted)
+        return response.status_code, told, answer, line
+
+    express = await ask()
+    monkeypatch.setattr("service.api.express.PATH", "/elsewhere")
+    assert await ask() == express
 
 
 async def test_request_ids(client):
@@ -136,9 +171,12 @@ async def test_metrics(client, png):
         "gate_queue_images 0.0",
         'gate_stage_duration_seconds_count{stage="infer"} 2.0',
         "gate_predictive_entropy_nats_count 2.0",
+        "gate_members_evaluated_count 2.0",
+        "gate_members_evaluated_sum 12.0",
+        "gate_cache_hits_total 0.0",
     ):
         assert line in text
-    assert re.search(r'gate_bundle_info\{digest="[0-9a-f]{64}",members="4",name="tiny"', text)
+    assert re.search(r'gate_bundle_info\{digest="[0-9a-f]{64}",members="6",name="tiny"', text)
     assert re.search(r'gate_decisions_total\{decision="\w+",policy="open",reason="\w+"\} 1.0', text)
     assert "clients" not in text
 
@@ -156,9 +194,9 @@ async def test_a_full_queue_says_when_to_come_back(start, model, with_logits, pn
     def logits(batch):
         entered.set()
         assert release.wait(20)
-        return model.runtime.outputs(batch).logits
+        return everything(model.runtime, batch).logits
 
-    options = {"max_queue_images": 2, "max_batch_images": 1, "max_images_per_request": 2}
+    options = {"max_queue_images": 3, "max_batch_images": 1, "max_images_per_request": 2}
     async with start(with_logits(logits), **options) as client:
 
         def ask():
@@ -184,7 +222,7 @@ async def test_no_answer_in_time(start, model, with_logits, png):
 
     def logits(batch):
         assert release.wait(20)
-        return model.runtime.outputs(batch).logits
+        return everything(model.runtime, batch).logits
 
     async with start(with_logits(logits), request_timeout_seconds=0.05) as client:
         response = await client.post("/predict", content=png, headers=PNG)
@@ -212,7 +250,7 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         sizes.append(len(batch))
         entered.set()
         assert release.wait(20)
-        return model.runtime.outputs(batch).logits
+        return everything(model.runtime, batch).logits
 
     app = create_app(settings, with_logits(logits))
 
@@ -251,7 +289,7 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         assert scheduler.queued == 0
         release.set()
         assert (await first)[0]["status"] == 200
-        assert sizes == [1]
+        assert sizes == [1] * 3, "the steps of the first"
         text = app.state.metrics.text().decode()
         assert 'gate_rejected_total{reason="cancelled"} 1.0' in text
         assert 'code="499"' in text

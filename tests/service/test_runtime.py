@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 
 from models import bundle as bundles
-from models.outputs import FEATURE_MEMBERS
+from models.outputs import Outputs
 from models.preprocessing import prepare
 from service import runtime
 from service.errors import EngineError
-from service.runtime import available_cpus, choose, onnx
+from service.runtime import available_cpus, choose, everything, onnx
 from service.settings import EMBEDDED_BUNDLE, Settings
 
 needs_torch = pytest.mark.skipif(
@@ -27,19 +28,74 @@ def bundle(bundle_path):
     return bundles.load(bundle_path)
 
 
+@pytest.fixture(scope="module")
+def embedded():
+    return bundles.load(EMBEDDED_BUNDLE)
+
+
 def golden(bundle):
     return prepare(bundle.golden.images, bundle.manifest.input)[0]
 
 
+def difference(outputs, expected):
+    """The largest of a logit or a feature, relative where that exceeds 1."""
+    pairs = ((outputs.logits, expected.logits), (outputs.features, expected.features))
+    largest = 0.0
+    for actual, target in pairs:
+        assert actual.shape == target.shape
+        assert actual.dtype == target.dtype == np.float32
+        error = np.abs(actual - target) / np.maximum(1, np.abs(target))
+        largest = float(np.maximum(largest, error.max()))
+    return largest
+
+
 def test_onnx_answers_the_golden_images(bundle):
     engine = onnx.open_runtime(bundle, "cpu", 1)
-    outputs = engine.outputs(golden(bundle))
-    assert outputs.logits.dtype == outputs.features.dtype == np.float32
-    assert outputs.logits.shape == (5, 4, 3)
-    assert outputs.features.shape == (5, 4, 64)
-    assert np.abs(outputs.logits - bundle.golden.logits).max() < 1e-5
-    assert np.abs(outputs.features - bundle.golden.features).max() < 1e-5
-    assert (engine.name, engine.device, engine.members) == ("onnx", "cpu", 4)
+    outputs = everything(engine, golden(bundle))
+    assert outputs.logits.shape == (5, 6, 3)
+    assert outputs.features.shape == (5, 2, 64)
+    assert difference(outputs, bundle.golden) < 1e-5
+    assert (engine.name, engine.device, engine.members, engine.group) == ("onnx", "cpu", 6, 2)
+
+
+def test_each_step_has_members_of_its_own(bundle):
+    """Those of its group, in order; a session with the weights of another would repeat it."""
+    engine = onnx.open_runtime(bundle, "cpu", 1)
+    for step in range(3):
+        logits = engine.evaluate(step, golden(bundle)).logits
+        expected = bundle.golden.logits[:, 2 * step : 2 * step + 2]
+        assert np.abs(logits - expected).max() < 1e-5
+    assert np.abs(bundle.golden.logits[:, :2] - bundle.golden.logits[:, 2:4]).max() > 0.1
+
+
+def test_groups_answer_as_the_whole_graph_does(embedded):
+    """Of another machine's golden answers the last bits may differ more."""
+    images = golden(embedded)
+    outputs = everything(onnx.open_runtime(embedded, "cpu", 1), images)
+    assert difference(outputs, embedded.golden) < 1e-5
+    whole = onnx.ort.InferenceSession(
+        str(embedded.path / bundles.GRAPH), providers=["CPUExecutionProvider"]
+    )
+    logits, features = whole.run(["logits", "features"], {"images": images})
+    looked_at = features[:, : embedded.manifest.members.group]
+    assert difference(outputs, Outputs(logits, looked_at)) < 2e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_gets_the_same_to_the_bit_in_any_batch(embedded, threads):
+    engine = onnx.open_runtime(embedded, "cpu", threads)
+    noise = np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32)
+    images = np.concatenate([golden(embedded), noise])
+    assert len(images) == 32
+    together = everything(engine, images)
+    for size in (1, 2, 3, 7, 31):
+        parts = [everything(engine, images[at : at + size]) for at in range(0, 32, size)]
+        assert np.concatenate([each.logits for each in parts]).tobytes() == (
+            together.logits.tobytes()
+        )
+        assert np.concatenate([each.features for each in parts]).tobytes() == (
+            together.features.tobytes()
+        )
 
 
 @needs_torch
@@ -51,17 +107,17 @@ def test_torch_and_onnx_agree(bundle, path):
     images = golden(chosen)
     engine = torch.open_runtime(chosen, "cpu", 1)
     reference = onnx.open_runtime(chosen, "cpu", 1)
-    assert (engine.name, engine.members) == ("torch", reference.members)
+    assert engine.name == "torch"
+    assert (engine.members, engine.group) == (reference.members, reference.group)
     for size in (1, 3, len(images)):
-        outputs, references = engine.outputs(images[:size]), reference.outputs(images[:size])
-        for actual, expected in (
-            (outputs.logits, references.logits),
-            (outputs.features, references.features),
-        ):
-            assert actual.dtype == np.float32
-            assert actual.shape == expected.shape
-            assert np.abs(actual - expected).max() / max(1, np.abs(expected).max()) < 1e-4
-        assert outputs.features.shape[:2] == (size, FEATURE_MEMBERS)
+        for step in range(engine.members // engine.group):
+            logits = engine.evaluate(step, images[:size]).logits
+            assert logits.shape[:2] == (size, engine.group)
+            expected = reference.evaluate(step, images[:size]).logits
+            assert np.abs(logits - expected).max() / max(1, np.abs(expected).max()) < 1e-4
+        outputs = everything(engine, images[:size])
+        assert difference(outputs, everything(reference, images[:size])) < 1e-4
+        assert outputs.features.shape[:2] == (size, chosen.manifest.members.group)
 
 
 def test_a_graph_without_features_is_refused(publish):
@@ -110,10 +166,19 @@ def test_torch_where_it_is_not_installed(bundle, monkeypatch):
 
 
 def test_a_graph_that_is_none(bundle, tmp_path):
-    (tmp_path / bundles.GRAPH).write_bytes(b"nonsense")
+    (tmp_path / bundles.GROUP_GRAPH).write_bytes(b"nonsense")
+    shutil.copy(bundle.path / bundles.WEIGHTS, tmp_path)
     with pytest.raises(EngineError, match="onnxruntime refuses it") as error:
         onnx.open_runtime(replace(bundle, path=tmp_path), "cpu", 1)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"nonsense", None], ids=["damaged", "missing"])
+def test_weights_that_are_none(bundle, tmp_path, content):
+    if content is not None:
+        (tmp_path / bundles.WEIGHTS).write_bytes(content)
+    with pytest.raises(EngineError, match=r"weights\.safetensors: "):
+        onnx.open_runtime(replace(bundle, path=tmp_path), "cpu", 1)
 
 
 def test_cpus_of_a_container(monkeypatch):

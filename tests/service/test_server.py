@@ -60,7 +60,7 @@ def test_it_says_in_one_line_what_it_serves(bundle_path, png):
         assert len(running.lines) == 1
         (line,) = running.lines
         assert str(bundle_path) in line
-        assert re.search(r"sha256:[0-9a-f]{12}, 4 members, onnx on cpu", line)
+        assert re.search(r"sha256:[0-9a-f]{12}, 6 members, onnx on cpu", line)
         assert f"curl --data-binary @image.png -H 'Content-Type: image/png' {running.url}" in line
         answer = httpx.post(
             f"{running.url}/predict", content=png, headers={"Content-Type": "image/png"}
@@ -72,15 +72,15 @@ def test_it_says_in_one_line_what_it_serves(bundle_path, png):
 SLOW = """
 import time
 from service.runtime import onnx
-plain = onnx.OnnxRuntime.outputs
-def slow(self, images):
+plain = onnx.OnnxRuntime.evaluate
+def slow(self, step, images):
     import pathlib
     if pathlib.Path({flag!r}).exists():
         pathlib.Path({flag!r} + ".entered").touch()
         while pathlib.Path({flag!r}).exists():
             time.sleep(0.01)
-    return plain(self, images)
-onnx.OnnxRuntime.outputs = slow
+    return plain(self, step, images)
+onnx.OnnxRuntime.evaluate = slow
 """
 
 

@@ -13,7 +13,7 @@ from training.recipe import Recipe
 
 TINY = {
     "members": 4,
-    "group": 3,
+    "group": 2,
     "sampler": {
         "chains": 2,
         "prior_starts": 0,

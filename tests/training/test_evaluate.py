@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,18 @@ from numpy.typing import NDArray
 
 from models.calibration import Calibration
 from models.conformal import CalibrationError, conditional_level
-from models.detectors import ENSEMBLE
+from models.detectors import ENSEMBLE, ensemble_scores
 from models.manifest import SetLevels
+from models.outputs import Outputs
 from models.policy import Policy, reasons_to_abstain
 from models.prediction_sets import PredictionSets, lac
+from models.settling import serve
+from models.uncertainty import Array, Prediction, softmax, summarise
 from training.calibrate import calibrate, fit_sets, stored
 from training.evaluate import (
     ALPHAS,
     Answers,
+    Decisions,
     class_flag_rates,
     evaluate,
     flag_rates,
@@ -32,6 +35,8 @@ from training.evaluate import (
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 POLICY = Policy(alpha=0.01, min_probability=0.9)
+EXACT = Policy(alpha=0.01, min_probability=0.9, members="exact")
+CONFIDENT = Policy(alpha=0.01, min_probability=0.9, members="confident", settled_at=0.95)
 
 
 def draw(seed: int, size: int, scale: float, members: int = 3) -> tuple[Logits, Labels]:
@@ -91,30 +96,103 @@ def test_separation_of_what_is_easy_and_of_what_is_the_same() -> None:
 def test_gate_counts_errors_among_the_accepted_alone() -> None:
     policy = Policy(alpha=0.01, min_probability=0.8)
     answers = Answers.of(of([[[0.95, 0.05]], [[0.9, 0.1]], [[0.7, 0.3]], [[0.55, 0.45]]]))
-    likely, why = (
-        np.ones(4),
-        partial(reasons_to_abstain, policy, answers.prediction.probabilities, level=0.01),
-    )
-    outcome = gate(why(likely), answers, np.array([0, 1, 1, 1]))
-    assert outcome == {"accepted": 0.5, "error_among_accepted": 0.5}
-    assert gate(why(likely), answers, None) == {
+    likely, asked = np.ones(4), np.array([4, 4, 8, 12])
+
+    def decided(p_values: NDArray[np.float64]) -> Decisions:
+        reasons = reasons_to_abstain(policy, answers.prediction.probabilities, p_values, 0.01)
+        return Decisions(reasons, answers.classes, asked)
+
+    outcome = gate(decided(likely), np.array([0, 1, 1, 1]))
+    assert outcome == {"accepted": 0.5, "error_among_accepted": 0.5, "members": 7.0}
+    assert gate(decided(likely), None) == {
         "accepted": 0.5,
         "error_among_accepted": None,
+        "members": 7.0,
     }
-    flagged = gate(why(np.array([0.5, 0.01, 0.5, 0.5])), answers, np.array([0, 1, 1, 1]))
-    assert flagged == {"accepted": 0.25, "error_among_accepted": 0.0}
-    nothing = gate(why(np.zeros(4)), answers, np.array([0, 0, 0, 0]))
-    assert nothing == {"accepted": 0.0, "error_among_accepted": None}
+    flagged = gate(decided(np.array([0.5, 0.01, 0.5, 0.5])), np.array([0, 1, 1, 1]))
+    assert flagged == {"accepted": 0.25, "error_among_accepted": 0.0, "members": 7.0}
+    nothing = gate(decided(np.zeros(4)), np.array([0, 0, 0, 0]))
+    assert nothing == {"accepted": 0.0, "error_among_accepted": None, "members": 7.0}
+    others = Decisions(decided(likely).reasons, 1 - answers.classes, asked)
+    assert gate(others, np.array([0, 1, 1, 1]))["error_among_accepted"] == 0.5
+    assert gate(others, np.array([1, 1, 0, 0]))["error_among_accepted"] == 0.0
 
 
 def test_gate_refuses_what_is_not_a_number() -> None:
     logits, labels = draw(1, 50, 9.0)
-    test = calibrate("energy", Answers.of(logits)).tests["mutual_information"]
+    calibration = calibrate("mutual_information", Answers.of(logits))
     logits[:, 0, 0] = np.nan
     answers = Answers.of(logits)
-    p_values = test.p_values(answers.scores["mutual_information"])
-    reasons = reasons_to_abstain(POLICY, answers.prediction.probabilities, p_values, POLICY.alpha)
-    assert gate(reasons, answers, labels)["accepted"] == 0
+    for policy in (POLICY, EXACT, CONFIDENT):
+        decisions = answers.decide(calibration, policy)
+        assert gate(decisions, labels)["accepted"] == 0
+        assert set(decisions.reasons) == {("uncertain",)}
+        assert set(decisions.members) == {3}
+
+
+def grouped(logits: Logits, group: int) -> Answers:
+    """Scores of the first group, as `Answers.detected` has them."""
+    totals = softmax(logits).cumsum(axis=1)[:, group - 1 :: group]
+    scores = ensemble_scores(summarise(logits[:, :group]))
+    return replace(Answers.of(logits), scores=scores, totals=totals, group=group)
+
+
+class Witness:
+    """Detectors that tell the mutual information of what they are shown."""
+
+    def scores(self, prediction: Prediction, features: Logits, pixels: Logits) -> dict[str, Array]:
+        return {"seen": prediction.mutual_information + features.mean(axis=(1, 2)) + pixels}
+
+
+def test_what_detectors_see_is_the_first_group() -> None:
+    """Probabilities are of all members, scores and totals by group."""
+    randomness = np.random.default_rng(1)
+    logits = randomness.normal(0, 2, (7, 6, 3)).astype(np.float32)
+    features = randomness.normal(size=(7, 2, 5)).astype(np.float32)
+    pixels = randomness.random(7, dtype=np.float32)
+    answers = Answers.detected(Outputs(logits, features), pixels, Witness())  # type: ignore[arg-type]
+    assert answers.group == 2
+    assert np.array_equal(answers.prediction.probabilities, summarise(logits).probabilities)
+    expected = Witness().scores(summarise(logits[:, :2]), features, pixels)
+    assert answers.scores["seen"].tolist() == expected["seen"].tolist()
+    members = softmax(logits)
+    assert answers.totals.shape == (7, 3, 3)
+    for step in range(3):
+        total = members[:, : 2 * (step + 1)].sum(axis=1)
+        assert answers.totals[:, step] == pytest.approx(total, abs=1e-12)
+    assert answers.first == pytest.approx(members[:, :2].mean(axis=1))
+    assert (answers.choices == logits.argmax(axis=2)).all()
+
+
+@pytest.mark.parametrize("conditional_on", [None, "class"])
+def test_decisions_are_those_of_the_served_members_and_of_the_first_groups_flag(
+    conditional_on: str | None,
+) -> None:
+    """The class within which an image is tested is that of the first group, not of all members."""
+    known, new = grouped(draw(1, 400, 2.0, 8)[0], 2), grouped(draw(2, 400, 2.0, 8)[0], 2)
+    calibration = calibrate("energy", known)
+    seen_first = new.first.argmax(axis=1)
+    assert (seen_first != new.classes).any()
+    for base in (POLICY, EXACT, CONFIDENT):
+        policy = base.model_copy(update={"alpha": 0.1, "conditional_on": conditional_on})
+        p_values = (
+            calibration.class_tests["energy"].p_values(new.scores["energy"], seen_first)
+            if conditional_on
+            else calibration.tests["energy"].p_values(new.scores["energy"])
+        )
+        served = serve(policy, new.totals, 2, p_values <= 0.1)
+        decisions = new.decide(calibration, policy)
+        assert decisions.reasons == reasons_to_abstain(policy, served.probabilities, p_values, 0.1)
+        assert decisions.classes.tolist() == served.probabilities.argmax(axis=1).tolist()
+        assert decisions.members.tolist() == served.members.tolist()
+        assert decisions.accepted.tolist() == [not why for why in decisions.reasons]
+        flagged = p_values <= 0.1
+        assert flagged.any()
+        assert set(decisions.members[flagged]) == {8 if base is POLICY else 2}
+    everyone, exact = (new.decide(calibration, policy) for policy in (POLICY, EXACT))
+    assert exact.accepted.tolist() == everyone.accepted.tolist()
+    assert (exact.classes == everyone.classes)[exact.accepted].all()
+    assert exact.members.mean() < everyone.members.mean()
 
 
 def test_evaluate_has_a_figure_for_everything_and_is_json() -> None:
@@ -185,7 +263,7 @@ def test_flag_rate_by_class_by_hand() -> None:
     calibration = Calibration.fit("energy", scores, classes)
     new = replace(known, scores={"energy": np.array([18.5] * 19 + [37.5] * 19)})
     probabilities = np.eye(3)[classes]
-    new = replace(new, prediction=replace(new.prediction, probabilities=probabilities))
+    new = replace(new, totals=probabilities[:, None], group=1)
     rates = class_flag_rates(calibration, new)
     assert rates["marginal"]["0.05"] == {"0": 0.0, "1": 1.0, "2": None}
     assert rates["class"]["0.05"] == {"0": 1.0, "1": 1.0, "2": None}

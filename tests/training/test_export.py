@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from models.bundle import GRAPH, WEIGHTS
+from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS
 from models.networks import Network, build
-from models.outputs import FEATURE_MEMBERS
 from training.export import ExportError, export, member_outputs, session
 
-MEMBERS, GROUP = 5, 2
+MEMBERS, GROUP = 6, 2
 NETWORKS = {
     "lenet": build("lenet", (1, 12, 10), 3, channels=(2, 3), kernel=3, hidden=(7,)),
     "mlp": build("mlp", (3, 4, 5), 4, hidden=(6, 5), activation="tanh"),
@@ -61,34 +60,81 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Exported(network, positions, images, folder, difference)
 
 
+def run(engine: onnxruntime.InferenceSession, images: torch.Tensor) -> list[NDArray[np.float32]]:
+    logits, features = engine.run(["logits", "features"], {"images": images.numpy()})
+    return [logits, features]
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 32])
 def test_graph_answers_as_each_member_does_by_itself(exported: Exported, count: int) -> None:
-    engine = session(exported.folder / GRAPH)
-    answers = engine.run(["logits", "features"], {"images": exported.images[:count].numpy()})
     classes, features = exported.network.num_classes, exported.network.layers[-1].weight_shape[1]
-    assert answers[0].shape == (count, MEMBERS, classes)
-    assert answers[1].shape == (count, MEMBERS, features)
-    for actual, expected in zip(answers, exported.expected(count), strict=True):
-        assert actual == pytest.approx(expected, abs=2e-6)
+    for graph, members in ((GRAPH, MEMBERS), (GROUP_GRAPH, GROUP)):
+        answers = run(session(exported.folder / graph), exported.images[:count])
+        assert answers[0].shape == (count, members, classes)
+        assert answers[1].shape == (count, members, features)
+        for actual, expected in zip(answers, exported.expected(count), strict=True):
+            assert actual == pytest.approx(expected[:, :members], abs=2e-6)
+
+
+@pytest.mark.parametrize("first", range(0, MEMBERS, GROUP))
+def test_graph_of_one_group_is_any_group_of_the_ensemble(exported: Exported, first: int) -> None:
+    """The first as it stands; another in a session that is given its weights."""
+    options = onnxruntime.SessionOptions()
+    if first:
+        weights = load_file(exported.folder / WEIGHTS)
+        parts = [np.ascontiguousarray(each[first : first + GROUP]) for each in weights.values()]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(part) for part in parts]
+        options.add_external_initializers([name.replace(".", "_") for name in weights], values)
+    one = onnxruntime.InferenceSession(exported.folder / GROUP_GRAPH, options)
+    everyone = run(session(exported.folder / GRAPH), exported.images)
+    for actual, expected in zip(run(one, exported.images), everyone, strict=True):
+        assert actual == pytest.approx(expected[:, first : first + GROUP], abs=2e-6)
+        assert np.abs(np.diff(expected[:, ::GROUP], axis=1)).max() > 0.1
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_weights_of_two_classes_and_few_members_are_not_folded_into_the_graph(
+    tmp_path: Path, group: int
+) -> None:
+    network = build("mlp", (1, 2, 2), 2, hidden=(2,))
+    export(network, positions_for(network)[:4], group, tmp_path, images_for(network))
+    for name in (GRAPH, GROUP_GRAPH):
+        graph = onnx.load(tmp_path / name, load_external_data=False).graph
+        external = {value.name for value in graph.initializer if value.external_data}
+        assert external == {name.replace(".", "_") for name in network.shapes}
+
+
+def test_weights_of_equal_values_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    network = build("mlp", (1, 2, 2), 4, hidden=(4, 4))
+    positions = np.zeros((4, network.num_weights), np.float32)
+    export(network, positions, 2, tmp_path, images_for(network))
+    graph = onnx.load(tmp_path / GRAPH, load_external_data=False).graph
+    external = {value.name for value in graph.initializer if value.external_data}
+    assert external == {name.replace(".", "_") for name in network.shapes}
 
 
 def test_difference_is_reported(exported: Exported) -> None:
-    engine = session(exported.folder / GRAPH)
-    logits, features = engine.run(None, {"images": exported.images.numpy()})
     expected = exported.expected(32)
-    actual = max(np.abs(logits - expected[0]).max(), np.abs(features - expected[1]).max())
+    actual = max(
+        float(np.abs(answer - each[:, : answer.shape[1]]).max())
+        for graph in (GRAPH, GROUP_GRAPH)
+        for answer, each in zip(
+            run(session(exported.folder / graph), exported.images), expected, strict=True
+        )
+    )
     assert 0 < exported.difference < 2e-6
     assert actual == pytest.approx(exported.difference, abs=1e-6)
 
 
+@pytest.mark.parametrize("group", [1, GROUP, MEMBERS])
 def test_outputs_are_those_of_one_batch_with_features_of_the_first_members(
-    exported: Exported,
+    exported: Exported, group: int
 ) -> None:
     engine, images = session(exported.folder / GRAPH), exported.images.numpy()
-    outputs, (logits, features) = member_outputs(engine, images, 5), exported.expected(32)
+    outputs, (logits, features) = member_outputs(engine, group, images, 5), exported.expected(32)
     assert outputs.logits == pytest.approx(logits, abs=2e-6)
-    assert outputs.features.shape[1] == FEATURE_MEMBERS < MEMBERS
-    assert outputs.features == pytest.approx(features[:, :FEATURE_MEMBERS], abs=2e-6)
+    assert outputs.features.shape[1] == group
+    assert outputs.features == pytest.approx(features[:, :group], abs=2e-6)
 
 
 def test_features_of_all_members_are_not_kept() -> None:
@@ -103,18 +149,20 @@ def test_features_of_all_members_are_not_kept() -> None:
             self.given.append(weakref.ref(features))
             return np.ones((len(features), 8, 2), np.float32), features
 
-    outputs = member_outputs(Engine(), np.zeros((9, 1, 2, 2), np.float32), batch_size=2)
+    outputs = member_outputs(Engine(), 4, np.zeros((9, 1, 2, 2), np.float32), batch_size=2)
     assert len(Engine.given) == 5
-    assert outputs.features.shape == (9, FEATURE_MEMBERS, 3)
+    assert outputs.features.shape == (9, 4, 3)
 
 
-def test_weights_file_is_the_only_copy(exported: Exported) -> None:
-    graph = onnx.load(exported.folder / GRAPH, load_external_data=False)
+@pytest.mark.parametrize(("name", "members"), [(GRAPH, MEMBERS), (GROUP_GRAPH, GROUP)])
+def test_weights_file_is_the_only_copy(exported: Exported, name: str, members: int) -> None:
+    graph = onnx.load(exported.folder / name, load_external_data=False)
     external = [value for value in graph.graph.initializer if value.external_data]
     inside = [value for value in graph.graph.initializer if not value.external_data]
     assert len(external) == len(exported.network.shapes)
     for value in external:
         assert {entry.key: entry.value for entry in value.external_data}["location"] == WEIGHTS
+        assert value.dims[0] == members
         assert not value.raw_data
         assert not value.float_data
     assert all(np.prod(value.dims) <= 8 for value in inside)
@@ -130,32 +178,38 @@ def test_weights_file_holds_the_positions(exported: Exported) -> None:
 
 def test_other_weights_give_other_answers(exported: Exported, tmp_path: Path) -> None:
     """The graph file alone holds nothing: beside another weights file it is another ensemble."""
-    (tmp_path / GRAPH).write_bytes((exported.folder / GRAPH).read_bytes())
+    for name in (GRAPH, GROUP_GRAPH):
+        (tmp_path / name).write_bytes((exported.folder / name).read_bytes())
     content = bytearray((exported.folder / WEIGHTS).read_bytes())
     size = 4 * exported.positions.size
     content[-size:] = np.zeros(exported.positions.size, np.float32).tobytes()
     (tmp_path / WEIGHTS).write_bytes(content)
-    outputs = member_outputs(session(tmp_path / GRAPH), exported.images.numpy())
-    assert not outputs.logits.any()
+    for name in (GRAPH, GROUP_GRAPH):
+        outputs = member_outputs(session(tmp_path / name), GROUP, exported.images.numpy())
+        assert not outputs.logits.any()
 
 
-def test_graph_without_its_weights_is_refused(exported: Exported, tmp_path: Path) -> None:
-    (tmp_path / GRAPH).write_bytes((exported.folder / GRAPH).read_bytes())
+@pytest.mark.parametrize("name", [GRAPH, GROUP_GRAPH])
+def test_graph_without_its_weights_is_refused(
+    exported: Exported, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes((exported.folder / name).read_bytes())
     with pytest.raises(Exception, match=WEIGHTS):
-        session(tmp_path / GRAPH)
+        session(tmp_path / name)
 
 
 def test_two_exports_have_the_same_bytes_and_no_paths(exported: Exported, tmp_path: Path) -> None:
     export(exported.network, exported.positions, GROUP, tmp_path, exported.images)
-    for name in (GRAPH, WEIGHTS):
+    for name in (GRAPH, GROUP_GRAPH, WEIGHTS):
         content = (tmp_path / name).read_bytes()
         assert content == (exported.folder / name).read_bytes()
         for trace in (b".py", b"/home", b"/tmp", b"/usr", str(Path.cwd()).encode()):
             assert trace not in content
 
 
-def test_graph_is_checked_and_takes_any_batch(exported: Exported) -> None:
-    engine = session(exported.folder / GRAPH)
+@pytest.mark.parametrize("name", [GRAPH, GROUP_GRAPH])
+def test_graph_is_checked_and_takes_any_batch(exported: Exported, name: str) -> None:
+    engine = session(exported.folder / name)
     (images,) = engine.get_inputs()
     assert images.name == "images"
     assert images.shape[1:] == list(exported.network.input_shape)
@@ -165,7 +219,7 @@ def test_graph_is_checked_and_takes_any_batch(exported: Exported) -> None:
     assert onnxruntime.get_available_providers()
 
 
-@pytest.mark.parametrize("group", [1, MEMBERS])
+@pytest.mark.parametrize("group", [1, 3, MEMBERS])
 def test_group_does_not_change_the_answers(tmp_path: Path, group: int) -> None:
     network = NETWORKS["mlp"]
     positions, images = positions_for(network), images_for(network)[:2]
@@ -186,7 +240,9 @@ def test_graph_that_answers_otherwise_is_an_error(
             weights.write(np.float32(9).tobytes())
 
     monkeypatch.setattr(onnx, "save", tamper)
-    with pytest.raises(ExportError, match=r"differ by \d\.\d\de[-+]\d\d in a logit") as caught:
+    with pytest.raises(
+        ExportError, match=r"^ensemble.onnx: .* differ by \d\.\d\de[-+]\d\d, "
+    ) as caught:
         export(network, positions_for(network), GROUP, tmp_path, images_for(network))
     assert "\n" not in str(caught.value)
 
@@ -205,3 +261,4 @@ def test_refused_graph_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ExportError):
         export(network, positions_for(network), GROUP, tmp_path, images_for(network))
     assert not (tmp_path / GRAPH).exists()
+    assert not (tmp_path / GROUP_GRAPH).exists()

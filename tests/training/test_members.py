@@ -16,22 +16,24 @@ from training.metrics import negative_log_likelihood
 
 
 def test_by_hand() -> None:
-    members = thin(count=5, chains=2, samples=6, group=4)
+    members = thin(count=5, chains=2, samples=6, group=5)
     assert members.chains == (0, 1, 0, 1, 0)
     assert members.samples == (1, 2, 3, 5, 5)
-    assert members.group == 4
+    assert members.group == 5
 
 
 @given(
     chains=st.integers(1, 12),
     samples=st.integers(1, 30),
-    group=st.integers(1, 40),
     share=st.floats(0, 1),
+    data=st.data(),
 )
 def test_members_are_distinct_spread_and_balanced(
-    chains: int, samples: int, group: int, share: float
+    chains: int, samples: int, share: float, data: st.DataObject
 ) -> None:
     count = max(1, round(share * chains * samples))
+    divisors = [group for group in range(1, count + 1) if count % group == 0]
+    group = data.draw(st.sampled_from([*divisors, count + 1]))
     members = thin(count, chains, samples, group)
     pairs = list(zip(members.chains, members.samples, strict=True))
     assert len(set(pairs)) == len(pairs) == members.count == count
@@ -44,6 +46,13 @@ def test_members_are_distinct_spread_and_balanced(
         assert chosen[0] >= 0
         assert max(gaps) - min(gaps) <= 1
         assert abs(len(chosen) - count / chains) < 1
+
+
+def test_members_that_are_no_whole_groups() -> None:
+    with pytest.raises(ValueError, match="group 2 does not divide the 5 members"):
+        thin(5, 2, 6, 2)
+    with pytest.raises(ValueError, match="group 2 does not divide the 3 members"):
+        select(3, shares(0.0, 0.5, 1.0), group=2)
 
 
 def test_more_members_than_samples() -> None:
@@ -89,7 +98,7 @@ def test_selection_takes_one_of_each_opinion() -> None:
 
 def test_every_step_is_the_best_one_as_counted_by_brute_force() -> None:
     probabilities = random_samples(3, 3, 5, 40)
-    members = select(10, probabilities, 4)
+    members = select(10, probabilities, 5)
     flat = probabilities.reshape(15, 40, 3)
     chosen = [5 * c + s for c, s in zip(members.chains, members.samples, strict=True)]
     for size in range(1, 11):
@@ -107,7 +116,7 @@ def test_every_step_is_the_best_one_as_counted_by_brute_force() -> None:
 @given(count=st.integers(1, 12), seed=st.integers(0, 5))
 def test_fewer_members_are_the_first_of_more(count: int, seed: int) -> None:
     probabilities = random_samples(seed, 3, 4, 5).astype(np.float32)
-    some, every = select(count, probabilities, 4), select(12, probabilities, 4)
+    some, every = select(count, probabilities, 1), select(12, probabilities, 4)
     assert (some.chains, some.samples) == (every.chains[:count], every.samples[:count])
     assert sorted(zip(every.chains, every.samples, strict=True)) == [
         (chain, sample) for chain in range(3) for sample in range(4)
@@ -121,7 +130,7 @@ def test_selection_of_more_members_than_samples() -> None:
 
 def test_curves_are_those_of_the_members_predictions() -> None:
     probabilities, labels = random_samples(7, 3, 4, 50), np.arange(50) % 3
-    members = select(6, probabilities[:, :, :25], 4)
+    members = select(6, probabilities[:, :, :25], 3)
     result = curves(probabilities[:, :, 25:], labels[25:], members)
     assert (result["images"], result["samples"], result["members"]) == (25, 12, [1, 2, 4, 6])
     logits = np.log(probabilities[:, :, 25:])

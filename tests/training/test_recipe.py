@@ -4,7 +4,7 @@ import math
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +15,16 @@ from models.networks import build
 from models.policy import Policy
 from training import recipe as recipes
 from training.posterior import PriorError
-from training.recipe import CertifiedPolicy, Prior, Recipe, RecipeError, change, load, names
+from training.recipe import (
+    Agreement,
+    CertifiedPolicy,
+    Prior,
+    Recipe,
+    RecipeError,
+    change,
+    load,
+    names,
+)
 
 SHIPPED = (resources.files("training") / "recipes" / "digits.toml").read_text("utf-8")
 SIDES = {"digits": 8}
@@ -209,7 +218,40 @@ def test_recipe_survives_json() -> None:
             "[policies]\ndefault = 1",
             "dict",
         ),
-        ("members = 16", "members = 65", "members exceed chains × samples"),
+        ("members = 16", "members = 68", "members exceed chains × samples"),
+        (
+            "members = 16",
+            "members = 18",
+            "members = 18 must be a multiple of group = 4, the members that are evaluated together",
+        ),
+        ("group = 4", "group = 3", "members = 16 must be a multiple of group = 3"),
+        (
+            "min_probability = 0.9",
+            "min_probability = 0.9\nsettled_at = 0.95",
+            "^policies.default: .*settled_at goes with members = confident",
+        ),
+        (
+            "min_probability = 0.9",
+            "target_risk = 0.1\nconfidence = 0.9\nsettled_at = 0.95",
+            "^policies.default: .*settled_at goes with members = confident",
+        ),
+        (
+            "min_probability = 0.9",
+            "target_risk = 0.1\nconfidence = 0.9\nmembers = 'confident'",
+            "^policies.default: .*settled_at goes with members = confident",
+        ),
+        (
+            "min_probability = 0.9",
+            "min_probability = 0.9\nmembers = 'some'",
+            "^policies.default.members: .*'all', 'exact' or 'confident'",
+        ),
+        (
+            "min_probability = 0.9",
+            "min_probability = 0.9\nmembers = 'confident'\nsettled_at = 0.8",
+            "^policies.default: .*settled_at must not be below min_probability",
+        ),
+        ("[policies", "[agreement]\nrate = 0.0\n\n[policies", "^agreement.rate: .*greater than 0"),
+        ("[policies", "[agreement]\nshare = 0.1\n\n[policies", "^agreement.share: unknown key"),
         ("seed = 1", "seed = = 1", r"^not TOML: .*line 4"),
         ("seed = 1", "seed = 1\nseed = 2", "^not TOML: "),
         ("[data]", "[data", "^not TOML: "),
@@ -248,8 +290,12 @@ def test_unknown_name(name: str) -> None:
 def test_policy_has_levels_or_asks_for_them() -> None:
     recipe = load("mnist")
     assert recipe.policies["default"] == CertifiedPolicy(
-        alpha=0.01, target_risk=0.005, confidence=0.999
+        alpha=0.01, target_risk=0.005, confidence=0.999, members="confident", settled_at=0.95
     )
+    assert recipe.policies["default"].policy(0.72) == Policy(
+        alpha=0.01, min_probability=0.72, members="confident", settled_at=0.95
+    )
+    assert recipe.agreement == Agreement(rate=0.001, confidence=0.99)
     assert recipe.policies["strict"] == Policy(
         alpha=0.05, min_probability=0.99, alpha_confidence=0.99
     )
@@ -257,6 +303,16 @@ def test_policy_has_levels_or_asks_for_them() -> None:
         alpha=0.01, min_probability=0.9, conditional_on="class"
     )
     assert recipe.prediction_sets == SetLevels(score="lac", coverage=0.999)
+
+
+def test_members_that_are_fewer_than_a_group_are_one() -> None:
+    assert change(load("digits"), {"members": 3, "group": 4}).members == 3
+
+
+@pytest.mark.parametrize("members", ["all", "exact"])
+def test_certified_policy_of_any_members(members: Literal["all", "exact"]) -> None:
+    levels = CertifiedPolicy(alpha=0.01, target_risk=0.01, confidence=0.9, members=members)
+    assert levels.policy(0.8) == Policy(alpha=0.01, min_probability=0.8, members=members)
 
 
 @pytest.mark.parametrize("score", DETECTORS)

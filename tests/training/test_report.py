@@ -40,7 +40,7 @@ def manifest(temperatures: dict[str, float]) -> Manifest:
     test = {"accuracy": 0.9, "member_accuracy": 0.8, "nll": 0.3, "ece": 0.02, "brier": 0.1}
     test |= {"aurc": 0.02, "augrc": 0.01, "coverage_at_0.001": 0.25, "coverage_at_0.01": 0.5}
     rates = {"mutual_information": {"0.05": 0.04, "0.01": 0.01, "0.001": 0.0}}
-    gates = {"default": {"accepted": 0.9, "error_among_accepted": 0.01}}
+    gates = {"default": {"accepted": 0.9, "error_among_accepted": 0.01, "members": 4.0}}
     checks = {
         f"temperature.{name}": Check(value=value, low=0.8, high=1.2)
         for name, value in temperatures.items()
@@ -239,7 +239,7 @@ def test_card_tells_what_the_flag_and_the_sets_promise() -> None:
         "class_flag_rate": {"marginal": rates, "class": {"0.01": dict.fromkeys("012", 0.01)}},
         "prediction_sets": measured,
         "policies": {
-            name: {"accepted": 0.9, "error_among_accepted": 0.01}
+            name: {"accepted": 0.9, "error_among_accepted": 0.01, "members": 4.0}
             for name in ("default", "sure", "each")
         },
     }
@@ -278,7 +278,7 @@ def test_card_tells_what_it_says_of_unfamiliar_images() -> None:
     figures = {
         "separation": {"energy": {"auroc": 0.9512, "fpr95": 0.2, "fpr99": 0.4}},
         "flag_rate": {"mutual_information": {"0.01": 0.75}},
-        "policies": {"default": {"accepted": 0.125, "error_among_accepted": None}},
+        "policies": {"default": {"accepted": 0.125, "error_among_accepted": None, "members": 4.0}},
         "entropy_rhat": 1.234,
     }
     results = plain_manifest.results | {"ood": {"letters": figures}}

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from models import bundle as bundles
+from models.bundle import REQUIRED
 from models.detectors import DETECTORS
 from training import cli
 
@@ -28,7 +29,7 @@ name = "tiny"
 seed = 1
 polarity = "light-on-dark"
 members = 4
-group = 3
+group = 2
 score = "mutual_information"
 
 [data]
@@ -188,8 +189,8 @@ def test_run_yields_a_bundle_that_loads(finished: Path) -> None:
         ("test", 500),
     ]
     assert bundle.golden.logits.shape == (16, 4, 10)
-    assert bundle.golden.features.shape == (16, 4, 8)
-    assert bundle.detectors.feature_shape == (4, 8)
+    assert bundle.golden.features.shape == (16, 2, 8)
+    assert bundle.detectors.feature_shape == (2, 8)
     assert list(bundle.calibration.tests) == list(DETECTORS)
     assert manifest.policies["features"].score == "feature_subspaces"
     assert manifest.results["test"]["accuracy"] > 0.5
@@ -215,7 +216,7 @@ def test_same_recipe_gives_the_same_bundle(finished: Path, recipe: Path, call: C
     """In another folder, in another process and with chains side by side."""
     out = recipe.parent / "elsewhere" / "deep"
     assert call("run", recipe, "--out", out, "--workers", 2).code == 0
-    for name in ("weights.safetensors", "ensemble.onnx", "calibration.npz", "golden.npz"):
+    for name in REQUIRED:
         assert (out / "bundle" / name).read_bytes() == (finished / "bundle" / name).read_bytes()
     published = (finished / "bundles" / "tiny" / "1", out / "bundles" / "tiny" / "1")
     assert bundles.load(published[0]).digest == bundles.load(published[1]).digest
@@ -251,6 +252,7 @@ def test_finished_run_is_not_sampled_again(run: Path, recipe: Path, call: Call) 
         ("calibrate", "bundle/ensemble.onnx", "run the export stage first"),
         ("evaluate", "bundle/calibration.npz", "run the calibrate stage first"),
         ("evaluate", "certificates.json", "run the calibrate stage first"),
+        ("publish", "agreements.json", "run the calibrate stage first"),
         ("evaluate", "prediction_sets.json", "run the calibrate stage first"),
         ("publish", "evaluation.json", "run the evaluate stage first"),
         ("publish", "diagnostics.json", "run the diagnose stage first"),
@@ -307,6 +309,7 @@ def test_options_are_part_of_the_recipe(
         ("validation = 100", "validation = 100\nextra = 1", "data.extra: unknown key"),
         ("seed = 1", "", "seed: Field required"),
         ("members = 4", "members = 9", "members exceed"),
+        ("members = 4", "members = 5", "members = 5 must be a multiple of group = 2"),
         ("hidden = [8]", "hidden = ['8x']", "network.hidden.0: "),
         ("seed = 1", "seed = ", "not TOML"),
     ],
@@ -322,7 +325,7 @@ def test_recipe_that_does_not_fit(
 
 
 def test_fewer_chains_than_the_members_need(recipe: Path, call: Call) -> None:
-    recipe.write_text(RECIPE.replace("members = 4", "members = 5"))
+    recipe.write_text(RECIPE.replace("members = 4", "members = 6"))
     assert "members" in call("run", recipe, "--chains", 1).failure
 
 

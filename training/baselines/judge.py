@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.networks import Network
-from models.outputs import FEATURE_MEMBERS, Outputs
+from models.outputs import Outputs
 from training import chains
 from training.baselines.catalogue import fit, label
 from training.calibrate import calibrate, fit_sets
@@ -98,19 +98,22 @@ def over_members(
 def member_logits(problem: Problem, positions: Tensor, dataset: Dataset) -> Logits:
     """Logits [n, M, K] of weight vectors [M, D] for the images of a data set."""
     images, _ = problem.tensors(dataset)
-    return member_outputs(problem.network, positions, images).logits
+    return member_outputs(problem.network, 1, positions, images).logits
 
 
 @torch.no_grad()
-def member_outputs(network: Network, positions: Tensor, images: Tensor) -> Outputs:
-    """Outputs of weight vectors [M, D] for n images, one member after the other, in torch."""
+def member_outputs(network: Network, group: int, positions: Tensor, images: Tensor) -> Outputs:
+    """Outputs of weight vectors [M, D] for n images, one member after the other, in torch.
+
+    The features are those of the first `group` members.
+    """
     logits: list[Tensor] = []
     features: list[Tensor] = []
     for position in positions:
         parameters = network.unflatten(position.unsqueeze(0))
         parts = [network.forward(parameters, batch) for batch in images.split(TOGETHER)]
         logits.append(torch.cat([part for part, _ in parts]))
-        if len(features) < FEATURE_MEMBERS:
+        if len(features) < group:
             features.append(torch.cat([part for _, part in parts]))
     return Outputs(torch.cat(logits, dim=1).numpy(), torch.cat(features, dim=1).numpy())
 

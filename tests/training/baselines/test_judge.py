@@ -35,19 +35,20 @@ def test_methods_by_name(tiny: Recipe, tmp_path: Path) -> None:
     assert all(figures["test"]["mutual_information"] > 0 for figures in results.values())
 
 
+@pytest.mark.parametrize("group", [1, 3, 6])
 def test_outputs_are_those_of_all_members_at_once_with_features_of_the_first(
-    problem: Problem, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, monkeypatch: pytest.MonkeyPatch, group: int
 ) -> None:
     """In torch, batch by batch, as the graph gives them."""
     monkeypatch.setattr(judge, "TOGETHER", 7)
     images, _ = problem.tensors(problem.validation)
     generator = torch.Generator().manual_seed(14)
     positions = torch.randn(6, problem.network.num_weights, generator=generator) / 3
-    outputs = judge.member_outputs(problem.network, positions, images[:20])
+    outputs = judge.member_outputs(problem.network, group, positions, images[:20])
     logits, features = problem.network.forward(problem.network.unflatten(positions), images[:20])
     assert outputs.logits == pytest.approx(logits.numpy(), abs=1e-5)
-    assert outputs.features.shape == (20, 4, 32)
-    assert outputs.features == pytest.approx(features[:, :4].numpy(), abs=1e-5)
+    assert outputs.features.shape == (20, group, 32)
+    assert outputs.features == pytest.approx(features[:, :group].numpy(), abs=1e-5)
 
 
 def test_an_unknown_method_is_refused_before_anything_is_trained(

@@ -1,0 +1,144 @@
+"""How many members decisions take, and how often they differ, as the ensemble grows.
+
+    python -m benchmarks.members --run RUN [--members 8 32 128] [--data-dir DATA]
+
+RUN is a run directory of `python -m training`, of which the first M of its samples, in the order in
+which they are chosen, are an ensemble. Each is calibrated and certified by the recipe's default
+policy. Traffic: the test images, and 5 % images of the first foreign set. A decision differs if
+its acceptance does, or the label of what is accepted, or, of an image that is not flagged, the
+label in mode `exact`, which promises it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe
+from models.calibration import Calibration
+from models.outputs import Outputs
+from models.policy import MembersMode, Policy
+from models.preprocessing import grey, prepare
+from training import detection
+from training.baselines.judge import member_outputs
+from training.calibrate import calibrate
+from training.certify import certify_policies
+from training.data import Dataset, data_directory
+from training.evaluate import Answers, Decisions, Labels
+from training.members import select
+from training.recipe import CertifiedPolicy
+from training.run import Run
+from training.settling import count_differing
+
+MODES: tuple[MembersMode, ...] = ("all", "exact", "confident")
+COLUMNS = (
+    "τ",
+    "members of traffic",
+    "of familiar",
+    "of foreign",
+    "familiar accepted (%)",
+    "decisions that differ",
+    "bound (%)",
+)
+FOREIGN_SHARE = 0.05
+SIZES = [8, 32, 128]
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="Run directory.")],
+    members: Annotated[list[int], typer.Option(help="Sizes of the ensemble.")] = SIZES,
+    data_dir: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Print one row for each size and mode, in Markdown."""
+    opened = Run.open(run, data_directory(data_dir))
+    levels = opened.recipe.policies["default"]
+    if not isinstance(levels, CertifiedPolicy) or levels.members != "confident":
+        raise SystemExit(f"error: {run}: its default policy is not certified and confident")
+    answers, labels = _answers(opened, max(members))
+    print(f"{describe('torch')}\n\n| M, mode | {' | '.join(COLUMNS)} |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for size in sorted(members):
+        known, familiar, foreign = (answer(size) for answer in answers)
+        certificate = certify_policies({"default": levels}, known, labels, opened.recipe.score)
+        policy = levels.policy(certificate["default"].threshold)
+        agreement = count_differing(policy, opened.recipe.agreement, known)
+        calibration = calibrate(opened.recipe.score, known)
+        for mode in MODES:
+            figures = _figures(calibration, policy, mode, familiar, foreign)
+            bound = f"{100 * agreement.bound:.3f}" if mode == "confident" else "0"
+            cells = [f"{policy.min_probability:g}", *figures, bound]
+            print(f"| {size}, {mode} | {' | '.join(cells)} |")
+
+
+def _answers(run: Run, size: int) -> tuple[tuple[Callable[[int], Answers], ...], Labels]:
+    """Answers by the first M of `size` members, by M, on calibration, test and foreign images.
+
+    With them the labels of the calibration images.
+    """
+    problem, spec, group = run.problem, run.problem.input, run.recipe.group
+    images, labels = problem.tensors(problem.validation)
+    seen = run.samples.probabilities(images)[:, :, : len(labels) // 2]
+    chosen = select(size, seen, group, run.samples.weights)
+    positions = torch.from_numpy(run.samples.positions(chosen))
+
+    def outputs(prepared: NDArray[np.float32], count: int = size) -> Outputs:
+        batch = torch.from_numpy(prepared)
+        return member_outputs(problem.network, group, positions[:count], batch)
+
+    first_group = partial(outputs, count=group)
+    fitted = detection.fit(problem.train, spec, first_group, run.recipe.seed).detectors
+
+    def answer(dataset: Dataset) -> Callable[[int], Answers]:
+        prepared, _ = prepare(dataset.images, spec)
+        found, pixels = outputs(prepared), grey(prepared, spec)
+
+        def by_first(members: int) -> Answers:
+            theirs = Outputs(found.logits[:, :members], found.features)
+            return Answers.detected(theirs, pixels, fitted)
+
+        return by_first
+
+    foreign = run.foreign(run.recipe.data.ood[0])
+    count = round(len(problem.test) * FOREIGN_SHARE / (1 - FOREIGN_SHARE))
+    order = np.random.default_rng(run.recipe.seed).permutation(len(foreign))[:count]
+    sets = (problem.calibration, problem.test, foreign.select(order))
+    return tuple(answer(each) for each in sets), problem.calibration.labels
+
+
+def _figures(
+    calibration: Calibration, policy: Policy, mode: MembersMode, *traffic: Answers
+) -> list[str]:
+    settled_at = policy.settled_at if mode == "confident" else None
+    asked = policy.model_copy(update={"members": mode, "settled_at": settled_at})
+    everyone = policy.model_copy(update={"members": "all", "settled_at": None})
+    decided = [answers.decide(calibration, asked) for answers in traffic]
+    by_all = [answers.decide(calibration, everyone) for answers in traffic]
+    differing = sum(
+        int(_differ(one, other, mode).sum()) for one, other in zip(decided, by_all, strict=True)
+    )
+    members = [each.members for each in decided]
+    return [
+        f"{np.concatenate(members).mean():.2f}",
+        *(f"{each.mean():.2f}" for each in members),
+        f"{100 * decided[0].accepted.mean():.2f}",
+        f"{differing} of {sum(map(len, members)):,}",
+    ]
+
+
+def _differ(one: Decisions, other: Decisions, mode: MembersMode) -> NDArray[np.bool_]:
+    flagged = np.array(["ood" in reasons for reasons in other.reasons])
+    label = one.classes != other.classes
+    matters = ~flagged if mode == "exact" else other.accepted
+    differ: NDArray[np.bool_] = (one.accepted != other.accepted) | (label & matters)
+    return differ
+
+
+if __name__ == "__main__":
+    typer.run(main)

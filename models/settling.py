@@ -1,0 +1,115 @@
+"""When is a decision settled before every member has been asked?
+
+Members are asked in groups, and a policy looks at what they said at some of the groups' ends
+(`stops`): all at none but the last; exact at the first, where flagged images leave, and then as
+soon as more than half have answered, for it can settle nothing before; confident at the first, and
+whenever their number has doubled. Few stops make for few steps, and steps with more images.
+
+Of M members n have answered, and S_k is the sum of their probabilities of class k; p̄ = S/M once
+n = M. The flag is no part of this: it rests on the first group of members alone
+(`models.detectors`), so a flagged image is settled when that group has answered. Of the others,
+with the largest sum S_1 and the second S_2:
+
+- exact: the other M − n members may say anything, and the label and the acceptance stay:
+  S_1 − S_2 > M − n, and S_1 ≥ τ M (accepted) or S_1 + (M − n) < τ M (not accepted). No member adds
+  less than 0 to S_1 nor more than 1 to any other sum, and its probabilities sum to 1: S_1 − S_2 can
+  fall by one a member and no faster. The bound is tight for arbitrary members.
+- confident: S_1/n ≥ `settled_at`; or nothing can change the acceptance, whatever the label. The
+  answer is S/n. How often the decision differs from that of all members is counted on calibration
+  images (`training.settling`).
+
+An image that is settled as accepted has S_1/n ≥ τ, and one that is settled as not accepted has
+S_1/n < τ: the mean over the n members decides as the mean over all would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.policy import Policy
+from models.uncertainty import Array
+
+SLACK = 1e-9
+"""Far more than the rounding of sums over members, far less than what a policy can name."""
+
+
+@lru_cache(maxsize=256)
+def stops(policy: Policy, group: int, members: int) -> tuple[int, ...]:
+    """After how many members, of M, a policy looks whether a decision is settled; the last is M.
+
+    Args:
+        policy: its members.
+        group: members in a group, a divisor of M.
+        members: M.
+    """
+    match policy.members:
+        case "all":
+            chosen: list[int] = []
+        case "exact":
+            chosen = [group, *range((members // 2 // group + 1) * group, members, group)]
+        case "confident":
+            chosen = [group << doubling for doubling in range(members.bit_length())]
+    return (*(stop for stop in chosen if stop < members), members)
+
+
+def settled(policy: Policy, totals: Array, seen: int, members: int) -> NDArray[np.bool_]:
+    """Whether the decisions on B unflagged images are settled, [B].
+
+    Args:
+        policy: its members, settled_at and min_probability.
+        totals: sums of the first members' probabilities, [B, K].
+        seen: n, the members that are summed.
+        members: M.
+    """
+    if seen == members:
+        return np.ones(len(totals), dtype=np.bool_)
+    if policy.members == "all":
+        return np.zeros(len(totals), dtype=np.bool_)
+    second, first = np.partition(totals, -2, axis=1)[:, -2:].T
+    rest, needed = members - seen, policy.min_probability * members
+    leads = first - second > rest + SLACK
+    accepted = first >= needed + SLACK
+    refused = first + rest < needed - SLACK
+    done: NDArray[np.bool_] = leads & (accepted | refused)
+    if policy.settled_at is not None:
+        done |= refused | (first / seen >= policy.settled_at)
+    return done
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a policy answers n images with.
+
+    Attributes:
+        probabilities: mean over the members that were asked, [n, K].
+        members: how many these were, [n].
+    """
+
+    probabilities: Array
+    members: NDArray[np.int64]
+
+
+def serve(policy: Policy, totals: Array, group: int, flagged: NDArray[np.bool_]) -> Served:
+    """Ask members until every decision is settled, as the service does.
+
+    Args:
+        policy: the policy.
+        totals: sums of the probabilities of the first group, the first two and so on, [n, S, K].
+        group: members in a group; there are M = S · group members.
+        flagged: whether an image is flagged, [n].
+    """
+    count, steps = totals.shape[:2]
+    members = np.full(count, steps * group, dtype=np.int64)
+    open_ = np.ones(count, dtype=np.bool_)
+    for seen in stops(policy, group, steps * group):
+        done = settled(policy, totals[:, seen // group - 1], seen, steps * group)
+        if policy.members != "all":
+            done |= flagged
+        members[open_ & done] = seen
+        open_ &= ~done
+    last = totals[np.arange(count), members // group - 1]
+    return Served(last / members[:, None], members)

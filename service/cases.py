@@ -1,0 +1,169 @@
+"""One image on its way through the members, and the step that takes it further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.calibration import Calibration
+from models.outputs import Outputs
+from models.policy import Policy
+from models.preprocessing import grey
+from models.settling import settled, stops
+from models.uncertainty import Array, softmax
+from service.evidence import (
+    Evidence,
+    FirstLook,
+    Floats,
+    all_finite,
+    conclude,
+    look,
+    zero_unless,
+)
+from service.runtime import Runtime
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """What settles the images of one request.
+
+    Attributes:
+        policy: that decides.
+        level: of the flag; None if it is known only when the whole request has been looked at.
+    """
+
+    policy: Policy
+    level: float | None
+
+
+UNSEEN = FirstLook(False, np.zeros(0), {}, {})
+
+
+@dataclass(eq=False, slots=True)
+class Case:
+    """One image on its way through the members.
+
+    Attributes:
+        image: prepared, [1, C, H, W].
+        rule: when it is settled.
+        stage: steps that it has had.
+        logits: of each step's members, [n, K].
+        total: sum of their probabilities, [K].
+        look: at the image by the first group, once the first step is done.
+        evidence: once it is settled.
+    """
+
+    image: Floats
+    rule: Rule
+    stage: int = 0
+    logits: list[Floats] = field(default_factory=list)
+    total: Array | float = 0.0
+    look: FirstLook = UNSEEN
+    evidence: Evidence | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it needs no further step."""
+        return self.evidence is not None
+
+    @property
+    def answer(self) -> Evidence:
+        """The evidence on a settled image."""
+        assert self.evidence is not None
+        return self.evidence
+
+
+_State = tuple[list[Floats], Array, FirstLook, Evidence | None]
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Takes images through the members of a bundle, one step of the runtime at a time."""
+
+    bundle: Bundle
+    runtime: Runtime
+
+    def step(self, cases: Sequence[Case]) -> None:
+        """Show images that have had as many steps to their next members; all advance, or none."""
+        stage = cases[0].stage
+        spans = {rule: self._span(rule, stage) for rule in {case.rule for case in cases}}
+        parts: dict[tuple[int, int], list[Case]] = {}
+        for case in cases:
+            parts.setdefault(spans[case.rule], []).append(case)
+        advanced = [self._advance(part, *span) for span, part in parts.items()]
+        for part, states in zip(parts.values(), advanced, strict=True):
+            for case, (logits, total, first, evidence) in zip(part, states, strict=True):
+                case.stage = stage + 1
+                case.logits, case.total, case.look, case.evidence = logits, total, first, evidence
+
+    def run(self, images: Floats, rule: Rule) -> list[Evidence]:
+        """The evidence on images [B, C, H, W], taken to their end together."""
+        cases = [Case(images[index : index + 1], rule) for index in range(len(images))]
+        while waiting := [case for case in cases if not case.settled]:
+            self.step(waiting)
+        return [case.answer for case in cases]
+
+    def _span(self, rule: Rule, stage: int) -> tuple[int, int]:
+        """How many members have been asked before step number `stage` of a rule, and after it."""
+        ends = (0, *stops(rule.policy, self.runtime.group, self.runtime.members))
+        return ends[stage], ends[stage + 1]
+
+    def _advance(self, cases: Sequence[Case], seen: int, until: int) -> list[_State]:
+        """The states of images that `seen` members have judged after those up to `until` have."""
+        group = self.runtime.group
+        images = np.concatenate([case.image for case in cases])
+        steps = range(seen // group, until // group)
+        outputs = [self.runtime.evaluate(step, images) for step in steps]
+        looks = [case.look for case in cases] if seen else self._looks(images, outputs[0])
+        new = np.concatenate([each.logits for each in outputs], axis=1)
+        finite = all_finite(new)
+        totals = softmax(zero_unless(finite, new)).sum(axis=1)
+        if seen:
+            totals += np.stack([case.total for case in cases])
+        done = self._settled(cases, looks, totals, until) | ~finite
+        logits = [[*case.logits, new[index]] for index, case in enumerate(cases)]
+        chosen = np.flatnonzero(done).tolist()
+        evidence: list[Evidence | None] = [None] * len(cases)
+        concluded = _conclude(
+            [logits[index] for index in chosen], [looks[index] for index in chosen]
+        )
+        for index, each in zip(chosen, concluded, strict=True):
+            evidence[index] = each
+        return list(zip(logits, totals, looks, evidence, strict=True))
+
+    def _looks(self, images: Floats, outputs: Outputs) -> list[FirstLook]:
+        first = Outputs(outputs.logits[:, : self.bundle.manifest.members.group], outputs.features)
+        pixels = grey(images, self.bundle.manifest.input)
+        return look(first, pixels, self.bundle.detectors, self.bundle.calibration.tests)
+
+    def _settled(
+        self, cases: Sequence[Case], looks: Sequence[FirstLook], totals: Array, seen: int
+    ) -> NDArray[np.bool_]:
+        """Whether each image is settled, rule by rule."""
+        done = np.zeros(len(cases), dtype=np.bool_)
+        for rule in {case.rule for case in cases}:
+            mine = [index for index, case in enumerate(cases) if case.rule is rule]
+            flagged = _flagged(self.bundle.calibration, rule, [looks[index] for index in mine])
+            done[mine] = flagged | settled(rule.policy, totals[mine], seen, self.runtime.members)
+        return done
+
+
+def _flagged(calibration: Calibration, rule: Rule, looks: Sequence[FirstLook]) -> NDArray[np.bool_]:
+    """Whether images are settled because they are flagged, or cannot be judged at all."""
+    nothing = np.array([not each.finite for each in looks])
+    if rule.level is None or rule.policy.members == "all":
+        return nothing
+    detector = calibration.detector(rule.policy)
+    scores = np.array([each.scores[detector] for each in looks])
+    classes = np.array([each.probabilities.argmax() for each in looks])
+    return nothing | (calibration.p_values(rule.policy, scores, classes) <= rule.level)
+
+
+def _conclude(logits: Sequence[Sequence[Floats]], looks: Sequence[FirstLook]) -> list[Evidence]:
+    if not logits:
+        return []
+    return conclude(np.stack([np.concatenate(each) for each in logits]), looks)
