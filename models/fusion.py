@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -58,12 +59,17 @@ class Surprise:
         """Surprises [B] of scores [B], nats; of a score that is not a number, infinite."""
         values = np.asarray(scores, dtype=np.float64)
         inside = np.interp(values, self.scores, self.values)
+        surprise: Array = inside + np.maximum(values - self.scores[-1], 0) * self._slope
+        surprise[np.isnan(values)] = np.inf
+        return surprise
+
+    @cached_property
+    def _slope(self) -> float:
+        """Of the line beyond the largest score."""
         tenth = np.searchsorted(self.values, self.values[-1] - np.log(10))
         start = min(tenth, len(self.scores) - 2)
         run = max(self.scores[-1] - self.scores[start], 1e-12)
-        slope = (self.values[-1] - self.values[start] or 1.0) / run
-        beyond = np.maximum(values - self.scores[-1], 0) * slope
-        return np.where(np.isnan(values), np.inf, inside + beyond)
+        return float((self.values[-1] - self.values[start] or 1.0) / run)
 
 
 def fuse(surprises: Mapping[str, Surprise], scores: Mapping[str, Array]) -> Array:

@@ -84,9 +84,10 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
 
 def grey(images: Floats, spec: InputSpec) -> Floats:
     """Prepared images [N, C, H, W] as grey values from 0 to 1, [N, H, W]; colours become luma."""
-    weights = LUMA if spec.channels == 3 else np.ones(1, dtype=np.float32)
-    scale = weights * np.asarray(spec.std, dtype=np.float32)
-    shift = np.float32(weights @ np.asarray(spec.mean, dtype=np.float32))
+    if spec.channels == 1:
+        return images[:, 0] * np.float32(spec.std[0]) + np.float32(spec.mean[0])
+    scale = LUMA * np.asarray(spec.std, dtype=np.float32)
+    shift = np.float32(LUMA @ np.asarray(spec.mean, dtype=np.float32))
     values: Floats = np.einsum("nchw,c->nhw", images, scale, dtype=np.float32) + shift
     return values
 

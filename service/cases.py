@@ -21,7 +21,9 @@ from service.evidence import (
     Floats,
     all_finite,
     conclude,
+    conclude_first,
     look,
+    p_values_of,
     zero_unless,
 )
 from service.runtime import Runtime
@@ -40,7 +42,7 @@ class Rule:
     level: float | None
 
 
-UNSEEN = FirstLook(False, np.zeros(0), {}, {})
+UNSEEN = FirstLook(False, np.zeros(0), (0.0, 0.0, 0.0), {}, {})
 
 
 @dataclass(eq=False, slots=True)
@@ -128,11 +130,12 @@ class Stepper:
         logits = [[*case.logits, new[index]] for index, case in enumerate(cases)]
         chosen = np.flatnonzero(done).tolist()
         evidence: list[Evidence | None] = [None] * len(cases)
-        concluded = _conclude(
-            [logits[index] for index in chosen], [looks[index] for index in chosen]
-        )
-        for index, each in zip(chosen, concluded, strict=True):
-            evidence[index] = each
+        if chosen:
+            theirs = np.stack([np.concatenate(logits[index]) for index in chosen])
+            first_only = until == self.bundle.manifest.members.group
+            end = conclude_first if first_only else conclude
+            for index, each in zip(chosen, end(theirs, [looks[i] for i in chosen]), strict=True):
+                evidence[index] = each
         return list(zip(logits, totals, looks, evidence, strict=True))
 
     def _looks(self, images: Floats, outputs: Outputs) -> list[FirstLook]:
@@ -157,13 +160,4 @@ def _flagged(calibration: Calibration, rule: Rule, looks: Sequence[FirstLook]) -
     nothing = np.array([not each.finite for each in looks])
     if rule.level is None or rule.policy.members == "all":
         return nothing
-    detector = calibration.detector(rule.policy)
-    scores = np.array([each.scores[detector] for each in looks])
-    classes = np.array([each.probabilities.argmax() for each in looks])
-    return nothing | (calibration.p_values(rule.policy, scores, classes) <= rule.level)
-
-
-def _conclude(logits: Sequence[Sequence[Floats]], looks: Sequence[FirstLook]) -> list[Evidence]:
-    if not logits:
-        return []
-    return conclude(np.stack([np.concatenate(each) for each in logits]), looks)
+    return nothing | (p_values_of(calibration, rule.policy, looks) <= rule.level)

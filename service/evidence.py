@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibration import Calibration
 from models.conformal import ConformalTest
 from models.detectors import Detectors
 from models.outputs import Outputs
-from models.uncertainty import Array, softmax, summarise
+from models.policy import Policy
+from models.uncertainty import Array, Prediction, softmax, summarise
 
 Floats = NDArray[np.float32]
+Entropies = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,14 @@ class FirstLook:
     Attributes:
         finite: whether all outputs are finite; if not, the other fields mean nothing.
         probabilities: mean over these members of probabilities [K].
+        entropies: predictive entropy, expected entropy and mutual information, in nats.
         scores: score of every OOD detector.
-        p_values: p-value of every OOD detector.
+        p_values: p-value of every OOD detector, over all calibration images.
     """
 
     finite: bool
     probabilities: Array
+    entropies: Entropies
     scores: Mapping[str, float]
     p_values: Mapping[str, float]
 
@@ -48,7 +53,7 @@ class Evidence:
     logits: Floats
     finite: bool
     probabilities: Array
-    entropies: tuple[float, float, float]
+    entropies: Entropies
     look: FirstLook
 
     def member_probabilities(self) -> Array:
@@ -75,17 +80,19 @@ def look(
         zero_unless(finite, values) for values in (outputs.logits, outputs.features)
     )
     prediction = summarise(logits)
-    by_detector = detectors.scores(prediction, features, pixels)
-    p_values = {name: tests[name].p_values(values).tolist() for name, values in by_detector.items()}
-    raw = {name: values.tolist() for name, values in by_detector.items()}
+    scores = detectors.scores(prediction, features, pixels)
+    rows = zip(*(values.tolist() for values in scores.values()), strict=True)
     return [
         FirstLook(
             is_finite,
-            prediction.probabilities[index],
-            {name: values[index] for name, values in raw.items()},
-            {name: values[index] for name, values in p_values.items()},
+            probabilities,
+            entropies,
+            dict(zip(scores, row, strict=True)),
+            {name: tests[name].p_value(score) for name, score in zip(scores, row, strict=True)},
         )
-        for index, is_finite in enumerate(finite.tolist())
+        for is_finite, probabilities, entropies, row in zip(
+            finite.tolist(), prediction.probabilities, _entropies(prediction), rows, strict=True
+        )
     ]
 
 
@@ -93,24 +100,46 @@ def conclude(logits: Floats, looks: Sequence[FirstLook]) -> list[Evidence]:
     """The evidence on B images, from the logits [B, n, K] of the members that were asked."""
     finite = all_finite(logits)
     prediction = summarise(zero_unless(finite, logits))
-    entropies = zip(
+    return [
+        Evidence(values, is_finite and first.finite, probabilities, entropies, first)
+        for values, is_finite, probabilities, entropies, first in zip(
+            logits,
+            finite.tolist(),
+            prediction.probabilities,
+            _entropies(prediction),
+            looks,
+            strict=True,
+        )
+    ]
+
+
+def conclude_first(logits: Floats, looks: Sequence[FirstLook]) -> list[Evidence]:
+    """The same where no more than the first group was asked: all has been computed."""
+    return [
+        Evidence(values, first.finite, first.probabilities, first.entropies, first)
+        for values, first in zip(logits, looks, strict=True)
+    ]
+
+
+def p_values_of(
+    calibration: Calibration, policy: Policy, looks: Sequence[FirstLook]
+) -> NDArray[np.float64]:
+    """What a policy compares with its level, [B]."""
+    detector = calibration.detector(policy)
+    if policy.conditional_on is None:
+        return np.array([each.p_values[detector] for each in looks])
+    scores = np.array([each.scores[detector] for each in looks])
+    classes = np.array([each.probabilities.argmax() for each in looks])
+    return calibration.p_values(policy, scores, classes)
+
+
+def _entropies(prediction: Prediction) -> Iterator[Entropies]:
+    return zip(
         prediction.predictive_entropy.tolist(),
         prediction.expected_entropy.tolist(),
         prediction.mutual_information.tolist(),
         strict=True,
     )
-    return [
-        Evidence(
-            logits[index],
-            is_finite and first.finite,
-            prediction.probabilities[index],
-            entropy,
-            first,
-        )
-        for index, (is_finite, entropy, first) in enumerate(
-            zip(finite.tolist(), entropies, looks, strict=True)
-        )
-    ]
 
 
 def all_finite(values: Floats) -> NDArray[np.bool_]:

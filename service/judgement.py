@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.conformal import benjamini_hochberg
 from models.policy import Policy, Reason, reasons_to_abstain
-from service.evidence import Evidence
+from service.evidence import Evidence, p_values_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,9 @@ def judge(
     An image whose evidence is not finite is uncertain, and no evidence for or against others.
     """
     calibration, sets = bundle.calibration, bundle.manifest.prediction_sets
-    detector = calibration.detector(policy)
     probabilities = np.stack([each.probabilities for each in evidence])
     first = np.stack([each.look.probabilities for each in evidence])
-    scores = np.array([each.look.scores[detector] for each in evidence])
-    p_values = calibration.p_values(policy, scores, first.argmax(axis=1))
+    p_values = p_values_of(calibration, policy, [each.look for each in evidence])
     p_values[[not each.finite for each in evidence]] = np.nan
     level = calibration.level(policy) if fdr is None else benjamini_hochberg(p_values, fdr)
     inside = [None] * len(evidence) if sets is None else sets.fitted.sets(first)

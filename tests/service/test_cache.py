@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 PNG = {"Content-Type": "image/png"}
 RULE = Rule(Policy(alpha=0.1, min_probability=0.5), 0.1)
-NOTHING = FirstLook(True, np.ones(1), {}, {})
+NOTHING = FirstLook(True, np.ones(1), (0.0, 0.0, 0.0), {}, {})
 
 
 def image(value: float) -> np.ndarray:
