@@ -5,8 +5,9 @@ had the same steps before; it takes what waits, and never waits for company. Who
 leaves, the others wait for their next step among the newcomers. The order:
 
 1. foreground before background;
-2. images under way before new ones, in the order in which they began. A step takes the first of
-   its stage, so those of a later stage always began earlier: this is the latest stage first;
+2. the stage at which most images wait, and of equals the latest: most images are settled at once,
+   and a step for the few that are not costs nearly as much as one for many. But no stage is passed
+   over more often than `PATIENCE` times in a row. Of one stage, those that came to it first;
 3. new images by turns, one of each client a turn: start-time fair queueing (Goyal, Vin & Cheng
    1996) with an image as the packet. All being alike, virtual time is the number of the turn, and
    a client that has begun all its images owes less than one turn and is forgotten;
@@ -24,7 +25,7 @@ import math
 import threading
 import time
 from bisect import bisect
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -34,6 +35,7 @@ from service.errors import DeadlineError, GateError, InferenceError, Unavailable
 
 Clock = Callable[[], float]
 
+PATIENCE = 3
 _TOO_LATE = "no answer within the time limit"
 
 log = logging.getLogger("service.scheduler")
@@ -98,6 +100,7 @@ class _Lane(Generic[AnyCase]):
         self.images = 0
         self._under_way: defaultdict[int, _Line[AnyCase]] = defaultdict(list)  # by stage
         self._new: OrderedDict[str, _Line[AnyCase]] = OrderedDict()  # by client, next turn first
+        self._passed: Counter[int] = Counter()  # steps since a stage with waiting images had one
 
     @property
     def waiting(self) -> int:
@@ -110,8 +113,17 @@ class _Lane(Generic[AnyCase]):
         self.images += job.left
 
     def stage(self) -> int:
-        """That of the first image in order."""
-        return max((stage for stage, line in self._under_way.items() if line), default=0)
+        """Whose turn it is: the fullest stage's, or one's that was passed over often."""
+        waiting = {stage: len(line) for stage, line in self._under_way.items() if line}
+        if self._new:
+            waiting[0] = sum(map(len, self._new.values()))
+        if not waiting:
+            return 0
+        overdue = [stage for stage in waiting if self._passed[stage] >= PATIENCE]
+        lead = max(overdue) if overdue else max(waiting, key=lambda stage: (waiting[stage], stage))
+        self._passed.update(waiting.keys())
+        del self._passed[lead]
+        return lead
 
     def pop(self, stage: int) -> _Place[AnyCase] | None:
         """The first image in order that is at `stage`."""

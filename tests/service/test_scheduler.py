@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, UnavailableError
-from service.scheduler import Scheduler, Step, Times
+from service.scheduler import PATIENCE, Scheduler, Step, Times
 
 FAR = 1e6
 LIMIT = 20.0
@@ -163,7 +163,8 @@ async def test_requests_gather_while_the_worker_is_busy() -> None:
         assert scheduler.queued == 0
 
 
-async def test_the_settled_leave_and_the_oldest_are_finished_first() -> None:
+async def test_the_settled_leave_and_the_fullest_stage_goes_first() -> None:
+    """Of equally full ones the latest."""
     async with running() as (scheduler, engine):
         first = await asking(scheduler, [Picture(1, 3), Picture(2, 1), Picture(3, 2)])
         await engine.busy()
@@ -173,7 +174,19 @@ async def test_the_settled_leave_and_the_oldest_are_finished_first() -> None:
         assert scheduler.queued == 2
         engine.release()
         await asyncio.gather(first, *others)
-        assert engine.steps == [(0, [1, 2, 3]), (1, [1, 3]), (2, [1]), (0, [4, 5]), (1, [4, 5])]
+        assert engine.steps == [(0, [1, 2, 3]), (1, [1, 3]), (0, [4, 5]), (1, [4, 5]), (2, [1])]
+
+
+async def test_no_stage_is_passed_over_for_long() -> None:
+    """Newcomers fill every step, and still the one image at stage 1 has its turn."""
+    async with running(max_batch=2) as (scheduler, engine):
+        slow = await asking(scheduler, [Picture(1, 2), Picture(2, 1)])
+        await engine.busy()
+        crowd = await asking(scheduler, pictures(*range(20, 50)))
+        engine.release()
+        await asyncio.gather(slow, crowd)
+        assert engine.steps.index((1, [1])) == PATIENCE + 1
+        assert len(engine.steps) == 17
 
 
 async def test_those_between_steps_are_queued() -> None:
@@ -185,7 +198,7 @@ async def test_those_between_steps_are_queued() -> None:
             queued.append(scheduler.queued)
             engine.release(1)
         await task
-        assert queued == [3, 3, 1, 1, 0, 0]
+        assert queued == [3, 3, 3, 1, 0, 0]
 
 
 async def test_no_images_take_no_time() -> None:
@@ -257,7 +270,7 @@ async def test_background_fills_what_the_foreground_leaves() -> None:
         ]
 
 
-async def test_in_the_background_too_the_oldest_are_finished_first() -> None:
+async def test_in_the_background_too_the_fullest_stage_goes_first() -> None:
     """20 began earlier than the others, as it rode along with the foreground."""
     async with running() as (scheduler, engine):
         tasks = [await under_way((scheduler, engine), 0)]
@@ -271,7 +284,7 @@ async def test_in_the_background_too_the_oldest_are_finished_first() -> None:
         engine.release()
         await asyncio.gather(*tasks)
         assert engine.steps[1:4] == [(0, [1, 2, 3, 20]), (1, [1, 2, 3, 20]), (0, [4, 21, 22, 23])]
-        assert engine.steps[4:] == [(2, [20]), (3, [20]), (1, [21, 22, 23])]
+        assert engine.steps[4:] == [(1, [21, 22, 23]), (2, [20]), (3, [20])]
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000], ids="requests of {}".format)
@@ -526,7 +539,7 @@ async def test_requests_are_cancelled_before_during_and_after_a_step() -> None:
 
 async def test_a_request_is_cancelled_between_its_steps() -> None:
     async with running(max_batch=2) as (scheduler, engine):
-        split = await asking(scheduler, pictures(1, 2, 3, 4, 5, needs=2))
+        split = await asking(scheduler, pictures(1, 2, 3, needs=2))
         await engine.busy()
         other = await asking(scheduler, pictures(6))
         engine.release(1)
