@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.cache import EvidenceCache
 from service.cases import Case
+from service.door import Door
 from service.metrics import Metrics
 from service.repository import Model
 from service.runtime import available_cpus
@@ -19,12 +20,13 @@ CLOSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Gate:
-    """A model, the scheduler and the cache before it, and the threads that decode images."""
+    """A model, what stands before it, and the threads that decode images."""
 
     settings: Settings
     model: Model
     scheduler: Scheduler[Case]
     cache: EvidenceCache
+    door: Door
     decoders: ThreadPoolExecutor
     metrics: Metrics
     clock: Clock
@@ -47,8 +49,8 @@ def open_gate(
     )
     metrics.serve(model, lambda: scheduler.queued)
     decoders = ThreadPoolExecutor(min(8, available_cpus()), thread_name_prefix="decode")
-    cache = EvidenceCache(settings.cache_images)
-    return Gate(settings, model, scheduler, cache, decoders, metrics, clock)
+    cache, door = EvidenceCache(settings.cache_images), Door(settings.max_queue_images)
+    return Gate(settings, model, scheduler, cache, door, decoders, metrics, clock)
 
 
 async def close_gate(gate: Gate) -> None:

@@ -127,7 +127,6 @@ def _query(request: Request) -> PredictQuery:
 async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upload) -> Response:
     began = gate.clock()
     model, patience = gate.model, gate.settings.request_timeout_seconds
-    request_id: str = request.state.request_id
     policy = query.policy if query.policy is not None else gate.settings.policy
     options = choose_options(
         model, policy, query.alpha, query.fdr, query.explain, query.top_k, query.members
@@ -137,9 +136,24 @@ async def _answer(request: Request, gate: Gate, query: PredictQuery, upload: Upl
             sent = await upload.images()
     except TimeoutError as error:
         raise UploadTimeoutError(f"the body did not arrive within {patience:g} s") from error
+    with gate.door:
+        return await _respond(request, gate, query, options, sent, upload.size, began)
+
+
+async def _respond(
+    request: Request,
+    gate: Gate,
+    query: PredictQuery,
+    options: Options,
+    sent: Sequence[Sent],
+    size: int,
+    began: float,
+) -> Response:
+    """The answer to images that have been read, of so many bytes, by a request that `began`."""
+    model, request_id = gate.model, request.state.request_id
     read = gate.clock()
-    deadline = read + patience
-    images = await _prepare(gate, sent, upload.size, deadline)
+    deadline = read + gate.settings.request_timeout_seconds
+    images = await _prepare(gate, sent, size, deadline)
     decoded = gate.clock()
     tensors = [image.tensor for image in images if isinstance(image, Prepared)]
     if not tensors:

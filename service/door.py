@@ -1,0 +1,31 @@
+"""How many requests may be under way between their last byte and their answer.
+
+The scheduler's queue is bounded, but where one processor decodes and infers, requests that are too
+many do not reach it in time: they wait for the event loop, unseen. So they are counted as soon as
+they have been read, and refused before they cost more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.errors import UnavailableError
+
+
+@dataclass
+class Door:
+    """A context manager: one request under way."""
+
+    limit: int
+    under_way: int = 0
+
+    def __enter__(self) -> None:
+        if self.under_way >= self.limit:
+            raise UnavailableError(
+                f"{self.under_way} requests are under way already; the limit is {self.limit}",
+                retry_after=1,
+            )
+        self.under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.under_way -= 1
