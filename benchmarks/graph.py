@@ -2,8 +2,9 @@
 
     python -m benchmarks.graph [BUNDLE]
 
-One thread, one run: the graph and a graph of its first member alone take turns, and the least CPU
-time of each is kept.
+One thread, one run: the graph and graphs of its first members alone take turns, and the least CPU
+time of each is kept. The second table is of groups, as the service evaluates them: what a member
+costs that shares its graph with others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from models.networks import from_manifest
 from training.export import export, session
 
 BATCHES = (1, 8, 32, 128)
+GROUPS = (1, 2, 4, 8, 16, 32)
 ROUNDS = 30
 
 
@@ -36,23 +38,37 @@ def main(
     manifest = loaded.manifest
     network = from_manifest(manifest)
     weights = load_file(loaded.path / bundles.WEIGHTS)
-    first = np.concatenate([weights[name][0].ravel() for name in network.shapes])
+    count = manifest.members.count
+    stacked = [weights[name].reshape(count, -1) for name in network.shapes]
+    positions = np.concatenate(stacked, axis=1)
     randomness = np.random.default_rng(0)
     images = randomness.normal(size=(max(BATCHES), *manifest.input.shape)).astype(np.float32)
     ensemble = session(loaded.path / bundles.GRAPH)
+    sizes = [size for size in GROUPS if size <= count]
     with tempfile.TemporaryDirectory() as folder:
-        export(network, first[None], 1, Path(folder), torch.from_numpy(images))
-        member = session(Path(folder) / bundles.GRAPH)
-        count = manifest.members.count
-        print(f"{count} members, one thread, {describe('onnxruntime')}\n")
-        print("| batch | one member (ms) | ensemble (ms) | ensemble / member | µs an image |")
-        print("|---|---|---|---|---|")
-        for batch in BATCHES:
-            single, whole = _least_times((member, ensemble), images[:batch])
-            print(
-                f"| {batch} | {1e3 * single:.3f} | {1e3 * whole:.2f} | {whole / single:.1f} "
-                f"| {1e6 * whole / batch:.0f} |"
-            )
+        groups = []
+        for size in sizes:
+            target = Path(folder) / str(size)
+            target.mkdir()
+            export(network, positions[:size], size, target, torch.from_numpy(images))
+            groups.append(session(target / bundles.GRAPH))
+        least = [_least_times((ensemble, *groups), images[:batch]) for batch in BATCHES]
+    print(f"{count} members, one thread, {describe('onnxruntime')}\n")
+    print("| batch | one member (ms) | ensemble (ms) | ensemble / member | µs an image |")
+    print("|---|---|---|---|---|")
+    for batch, (whole, single, *_) in zip(BATCHES, least, strict=True):
+        print(
+            f"| {batch} | {1e3 * single:.3f} | {1e3 * whole:.2f} | {whole / single:.1f} "
+            f"| {1e6 * whole / batch:.0f} |"
+        )
+    print("\nµs a member and image, by members in a group:\n")
+    print(f"| batch | {' | '.join(map(str, sizes))} |")
+    print("|---" * (len(sizes) + 1) + "|")
+    for batch, (_, *seconds) in zip(BATCHES, least, strict=True):
+        costs = [
+            f"{1e6 * each / (batch * size):.1f}" for each, size in zip(seconds, sizes, strict=True)
+        ]
+        print(f"| {batch} | {' | '.join(costs)} |")
 
 
 def _least_times(

@@ -41,16 +41,19 @@ def result_lines(manifest: Manifest) -> list[str]:
         *_ambiguity_lines(manifest),
         "## Policies",
         "",
-        "| policy | flag | α | least probability | accepted | error among accepted |",
-        "|---|---|---|---|---|---|",
+        "| policy | flag | α | least probability | accepted | error among accepted "
+        "| members asked |",
+        "|---|---|---|---|---|---|---|",
         *(
             f"| {name} | {policy.score or manifest.calibration.score} | {_alpha(policy)} "
             f"| {policy.min_probability:g} "
             f"| {_percent(test['policies'][name]['accepted'])} "
-            f"| {_percent(test['policies'][name]['error_among_accepted'])} |"
+            f"| {_percent(test['policies'][name]['error_among_accepted'])} "
+            f"| {policy.members}: {test['policies'][name]['members']:.1f} |"
             for name, policy in manifest.policies.items()
         ),
         "",
+        *_agreement_lines(manifest),
         *_certificate_lines(manifest),
     ]
 
@@ -187,6 +190,25 @@ def _ambiguity_lines(manifest: Manifest) -> list[str]:
         *(
             f"| {name} | {' | '.join(f'{value:.3f}' for value in aurocs.values())} |"
             for name, aurocs in rows.items()
+        ),
+        "",
+    ]
+
+
+def _agreement_lines(manifest: Manifest) -> list[str]:
+    if not manifest.agreements:
+        return []
+    return [
+        "A confident policy asks no more members than make it sure, and decides otherwise than all "
+        "would on at most this share of images like the calibration images:",
+        "",
+        "| policy | differs | confidence | calibration images | of them differ | sure at |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | at most {_percent(each.rate)} | {PERCENT * each.confidence:g} % "
+            f"| {each.calibration_size:,} | {each.differing} "
+            f"| {manifest.policies[name].settled_at:g} |"
+            for name, each in manifest.agreements.items()
         ),
         "",
     ]
