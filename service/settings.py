@@ -45,7 +45,9 @@ class Settings(BaseSettings):
         False, description="Serve a bundle whose sampler diagnostics did not pass."
     )
     max_batch_images: int = Field(32, ge=1, description="Images in one inference step.")
-    max_queue_images: int = Field(512, ge=1, description="Images that may wait; beyond it 503.")
+    max_queue_images: int = Field(
+        512, ge=1, description="Images, and requests, that may be under way; beyond it 503."
+    )
     max_images_per_request: int = Field(256, ge=1, description="Images in one request.")
     max_body_bytes: int = Field(32 * 2**20, ge=1, description="Bytes of one request's body.")
     max_buffered_bytes: int = Field(
