@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,21 @@ def _options(
     # Spinning threads would take the CPU from the event loop between two batches.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         parts = [
             ort.OrtValue.ortvalue_from_numpy(values[first : first + group])
             for values in weights.values()
         ]
         options.add_external_initializers(list(weights), parts)
     return options
+
+
+@cache
+def _share_memory() -> None:
+    """Give all sessions of the process one arena: they run in turns, and need it one at a time."""
+    kinds = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", *kinds), None)
 
 
 def _session(graph: Path, options: ort.SessionOptions, providers: list[Any]) -> Any:
