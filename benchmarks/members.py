@@ -115,9 +115,7 @@ def _answers(run: Run, size: int) -> tuple[tuple[Callable[[int], Answers], ...],
 def _figures(
     calibration: Calibration, policy: Policy, mode: MembersMode, *traffic: Answers
 ) -> list[str]:
-    settled_at = policy.settled_at if mode == "confident" else None
-    asked = policy.model_copy(update={"members": mode, "settled_at": settled_at})
-    everyone = policy.model_copy(update={"members": "all", "settled_at": None})
+    asked, everyone = policy if mode == "confident" else policy.asking(mode), policy.asking("all")
     decided = [answers.decide(calibration, asked) for answers in traffic]
     by_all = [answers.decide(calibration, everyone) for answers in traffic]
     differing = sum(

@@ -176,7 +176,7 @@ class CertificateSpec(_Record):
     def holds_for(self, policy: Policy) -> bool:
         """Whether these are the levels that it was proved of."""
         levels = Policy(alpha=self.alpha, min_probability=self.threshold)
-        return levels == policy.model_copy(update={"members": "all", "settled_at": None})
+        return levels == policy.asking("all")
 
     @property
     def coverage(self) -> float:

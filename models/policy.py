@@ -63,6 +63,10 @@ class Policy(BaseModel):
             raise ValueError("settled_at must not be below min_probability")
         return self
 
+    def asking(self, members: Literal["all", "exact"]) -> Self:
+        """The same levels with so many members in place of its own."""
+        return self.model_copy(update={"members": members, "settled_at": None})
+
 
 def reasons_to_abstain(
     policy: Policy, probabilities: Array, p_values: Array, level: float

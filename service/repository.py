@@ -114,9 +114,7 @@ def _difference(actual: Floats, expected: Floats) -> float:
 
 
 def _warm_up(model: Model, largest: int) -> None:
-    policy = model.manifest.policies["default"].model_copy(
-        update={"members": "all", "settled_at": None}
-    )
+    rule = Rule(model.manifest.policies["default"].asking("all"), None)
     for size in (1, largest):
         blank = np.zeros((size, *model.manifest.input.shape), dtype=np.float32)
-        model.stepper.run(blank, Rule(policy, None))
+        model.stepper.run(blank, rule)

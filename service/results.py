@@ -88,12 +88,12 @@ def choose_options(
 
 
 def _with_members(name: str, policy: Policy, members: MembersMode | None) -> Policy:
-    if members in (None, policy.members):
+    if members is None or members == policy.members:
         return policy
     if members == "confident":
         message = f"policy {name!r} is not confident: use members = all or exact"
         raise InvalidError(message).at("/query/members")
-    return policy.model_copy(update={"members": members, "settled_at": None})
+    return policy.asking(members)
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ from training.evaluate import Answers, Labels
 
 def calibrate(score: str, answers: Answers) -> Calibration:
     """The conformal tests of every detector; `score` raises the flag."""
-    return Calibration.fit(score, answers.scores, answers.first.argmax(axis=1))
+    return Calibration.fit(score, answers.scores, answers.first_classes)
 
 
 def fit_sets(
@@ -53,4 +53,4 @@ def fit_sets(
 
 def stored(answers: Answers) -> dict[str, NDArray[np.generic]]:
     """Scores and the first group's classes in the order of the images, as in `calibration.npz`."""
-    return {**answers.scores, CLASSES: answers.first.argmax(axis=1)}
+    return {**answers.scores, CLASSES: answers.first_classes}

@@ -85,9 +85,15 @@ class Answers:
         """Mean probabilities of the first group of members, [n, K]."""
         return self.totals[:, 0] / self.group
 
+    @property
+    def first_classes(self) -> Labels:
+        """The classes that the first group of members predicts, [n]."""
+        classes: Labels = self.first.argmax(axis=1)
+        return classes
+
     def decide(self, calibration: Calibration, policy: Policy) -> Decisions:
         """What a policy makes of the images."""
-        own, classes = self.scores[calibration.detector(policy)], self.first.argmax(axis=1)
+        own, classes = self.scores[calibration.detector(policy)], self.first_classes
         p_values, level = calibration.p_values(policy, own, classes), calibration.level(policy)
         served = serve(policy, self.totals, self.group, p_values <= level)
         reasons = reasons_to_abstain(policy, served.probabilities, p_values, level)
@@ -164,7 +170,7 @@ def class_flag_rates(
         `marginal`: by p-values over all calibration images, `class`: by those within the class;
         None for a class that no image is taken for. Classes are numbered as the labels are.
     """
-    scores, classes = answers.scores[calibration.score], answers.first.argmax(axis=1)
+    scores, classes = answers.scores[calibration.score], answers.first_classes
     p_values = {
         "marginal": calibration.tests[calibration.score].p_values(scores),
         "class": calibration.class_tests[calibration.score].p_values(scores, classes),

@@ -209,16 +209,11 @@ class Run:
         calibrate(recipe.score, answers).check(given, problem.labels)
         sets = fit_sets(recipe.prediction_sets, answers, labels)
         proved = certify_policies(recipe.policies, answers, labels, recipe.score)
-        levels = {
-            name: each if isinstance(each, Policy) else each.policy(proved[name].threshold)
-            for name, each in recipe.policies.items()
-        }
-        agreed = agree(levels, recipe.agreement, answers)
+        agreed = agree(_found(recipe, proved.__getitem__), recipe.agreement, answers)
         arrays = {**found.detectors.arrays(), **stored(answers)}
         np.savez(self.staging / bundles.CALIBRATION, allow_pickle=False, **arrays)
-        fused = list(found.detectors.surprises)
         passed = {"misses": found.misses, "alone": found.alone, "added": found.added}
-        self.write("detection.json", {"fused": fused, **passed})
+        self.write("detection.json", {"fused": list(found.detectors.surprises), **passed})
         self.write("certificates.json", {name: each.model_dump() for name, each in proved.items()})
         self.write("agreements.json", {name: each.model_dump() for name, each in agreed.items()})
         self.write("prediction_sets.json", {"fitted": sets.model_dump() if sets else None})
@@ -244,12 +239,7 @@ class Run:
     @property
     def policies(self) -> dict[str, Policy]:
         """The recipe's policies, those that are certified with the probability that was found."""
-        return {
-            name: levels
-            if isinstance(levels, Policy)
-            else levels.policy(self.certificates[name].threshold)
-            for name, levels in self.recipe.policies.items()
-        }
+        return _found(self.recipe, lambda name: self.certificates[name])
 
     def evaluate(self) -> dict[str, Any]:
         """Write `evaluation.json`, figures on the test and foreign sets, and `places.npz`."""
@@ -393,6 +383,14 @@ def _recipe(file: Path) -> Recipe:
         return Recipe.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise RunError(f"{file} is damaged: use another --out") from error
+
+
+def _found(recipe: Recipe, proved: Callable[[str], CertificateSpec]) -> dict[str, Policy]:
+    """The recipe's policies, those that are certified with the probability that was found."""
+    return {
+        name: each if isinstance(each, Policy) else each.policy(proved(name).threshold)
+        for name, each in recipe.policies.items()
+    }
 
 
 def _made_by(stage: str, file: Path) -> Path:
