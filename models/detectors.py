@@ -11,7 +11,7 @@ members an image is shown to (`models.settling`), and a foreign image has left a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Self
@@ -99,30 +99,48 @@ class Detectors:
         members, units = self.relative_mahalanobis.mean.shape
         return members, units
 
-    def scores(self, prediction: Prediction, features: Floats, pixels: Pixels) -> dict[str, Array]:
-        """Every detector's score [B], of B images.
+    def needed(self, detector: str) -> frozenset[str]:
+        """What tells a detector's score: itself, and what it fuses."""
+        fused = self.surprises if detector == FUSED else ()
+        return frozenset((detector, *fused))
+
+    def scores(
+        self,
+        prediction: Prediction,
+        features: Floats,
+        pixels: Pixels,
+        names: Collection[str] = DETECTORS,
+    ) -> dict[str, Array]:
+        """Scores [B] of B images, by detector.
 
         Args:
             prediction: what the first group of members says of them.
             features: of the first m members, [B, m, F].
             pixels: grey values from 0 to 1, [B, H, W].
+            names: of the detectors that are asked, those that one of them fuses included.
         """
         classes = prediction.probabilities.argmax(axis=1)
-        scores = self.single_scores(prediction, features, pixels, classes)
-        return scores | {FUSED: fuse(self.surprises, scores)}
+        scores = self.single_scores(prediction, features, pixels, classes, names)
+        return scores | ({FUSED: fuse(self.surprises, scores)} if FUSED in names else {})
 
     def single_scores(
-        self, prediction: Prediction, features: Floats, pixels: Pixels, classes: Classes
+        self,
+        prediction: Prediction,
+        features: Floats,
+        pixels: Pixels,
+        classes: Classes,
+        names: Collection[str] = DETECTORS,
     ) -> dict[str, Array]:
-        """Scores [B] of all detectors but the fused one, beside the classes [B] that are given."""
-        return {
-            **ensemble_scores(prediction),
-            "shape": self.shape.distances(shape_statistics(pixels), classes),
-            "strokes": self.strokes.residuals(oriented_gradients(pixels), classes),
-            "feature_subspaces": self.feature_subspaces.scores(features, classes),
-            "feature_neighbours": self.feature_neighbours.scores(features, classes),
-            "relative_mahalanobis": self.relative_mahalanobis.scores(features),
+        """Scores [B] of the detectors but the fused one, beside the classes [B] that are given."""
+        fitted: dict[str, Callable[[], Array]] = {
+            "shape": lambda: self.shape.distances(shape_statistics(pixels), classes),
+            "strokes": lambda: self.strokes.residuals(oriented_gradients(pixels), classes),
+            "feature_subspaces": lambda: self.feature_subspaces.scores(features, classes),
+            "feature_neighbours": lambda: self.feature_neighbours.scores(features, classes),
+            "relative_mahalanobis": lambda: self.relative_mahalanobis.scores(features),
         }
+        told = {name: score(prediction) for name, score in ENSEMBLE.items() if name in names}
+        return told | {name: score() for name, score in fitted.items() if name in names}
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What `from_arrays` needs, by name."""

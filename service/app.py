@@ -9,12 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.types import ASGIApp
 
-from service.api import exposition, health, models, predict
+from service.api import exposition, health, models, oip, predict
 from service.api.body import Buffers
 from service.api.context import RequestContext
-from service.api.express import Express
 from service.api.openapi import describe
 from service.api.problems import add_handlers
 from service.gate import close_gate, open_gate
@@ -55,16 +53,10 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
     app.state.draining = False
     app.state.buffers = Buffers(chosen.max_buffered_bytes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (predict, models, health, exposition):
+    for module in (predict, oip, models, health, exposition):
         app.include_router(module.router)
     add_handlers(app)
     app.add_middleware(RequestContext, metrics=metrics, access_log=chosen.access_log)
-    layers = app.build_middleware_stack
-
-    def with_express() -> ASGIApp:
-        return Express(layers(), metrics, chosen.access_log)
-
-    app.build_middleware_stack = with_express  # type: ignore[method-assign]
     return app
 
 

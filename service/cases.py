@@ -15,6 +15,7 @@ from models.policy import Policy
 from models.preprocessing import grey
 from models.settling import settled, stops
 from models.uncertainty import Array, softmax
+from service.errors import GateError
 from service.evidence import (
     Evidence,
     FirstLook,
@@ -26,20 +27,24 @@ from service.evidence import (
     p_values_of,
     zero_unless,
 )
+from service.intake import Opened, Prepared, prepare_opened
+from service.judgement import Judgement, judge
 from service.runtime import Runtime
 
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """What settles the images of one request.
+    """What settles images, and what is to be known of them.
 
     Attributes:
         policy: that decides.
-        level: of the flag; None if it is known only when the whole request has been looked at.
+        level: of the flag; None if it is known only when a whole request has been looked at.
+        detectors: that are asked, with those that one of them fuses.
     """
 
     policy: Policy
     level: float | None
+    detectors: frozenset[str]
 
 
 UNSEEN = FirstLook(False, np.zeros(0), (0.0, 0.0, 0.0), {}, {})
@@ -50,36 +55,44 @@ class Case:
     """One image on its way through the members.
 
     Attributes:
-        image: prepared, [1, C, H, W].
+        image: to be decoded in the first step, or prepared; or why it is none.
         rule: when it is settled.
         stage: steps that it has had.
         logits: of each step's members, [n, K].
         total: sum of their probabilities, [K].
         look: at the image by the first group, once the first step is done.
-        evidence: once it is settled.
+        evidence: once it is settled, if it is an image.
+        judgement: with it, where the rule has a level.
     """
 
-    image: Floats
+    image: Opened | Prepared | GateError
     rule: Rule
     stage: int = 0
     logits: list[Floats] = field(default_factory=list)
     total: Array | float = 0.0
     look: FirstLook = UNSEEN
     evidence: Evidence | None = None
+    judgement: Judgement | None = None
 
     @property
     def settled(self) -> bool:
         """Whether it needs no further step."""
-        return self.evidence is not None
+        return self.evidence is not None or isinstance(self.image, GateError)
 
     @property
-    def answer(self) -> Evidence:
+    def tensor(self) -> Floats:
+        """The prepared image, [1, C, H, W]."""
+        assert isinstance(self.image, Prepared)
+        return self.image.tensor
+
+    @property
+    def known(self) -> Evidence:
         """The evidence on a settled image."""
         assert self.evidence is not None
         return self.evidence
 
 
-_State = tuple[list[Floats], Array, FirstLook, Evidence | None]
+_State = tuple[list[Floats], Array, FirstLook, Evidence | None, Judgement | None]
 
 
 @dataclass(frozen=True)
@@ -92,35 +105,47 @@ class Stepper:
     def step(self, cases: Sequence[Case]) -> None:
         """Show images that have had as many steps to their next members; all advance, or none."""
         stage = cases[0].stage
-        spans = {rule: self._span(rule, stage) for rule in {case.rule for case in cases}}
-        parts: dict[tuple[int, int], list[Case]] = {}
-        for case in cases:
-            parts.setdefault(spans[case.rule], []).append(case)
+        self._prepare(cases)
+        images = [case for case in cases if isinstance(case.image, Prepared)]
+        spans = {rule: self._span(rule, stage) for rule in {case.rule for case in images}}
+        parts: dict[tuple[int, int, frozenset[str]], list[Case]] = {}
+        for case in images:
+            parts.setdefault((*spans[case.rule], case.rule.detectors), []).append(case)
         advanced = [self._advance(part, *span) for span, part in parts.items()]
         for part, states in zip(parts.values(), advanced, strict=True):
-            for case, (logits, total, first, evidence) in zip(part, states, strict=True):
-                case.stage = stage + 1
-                case.logits, case.total, case.look, case.evidence = logits, total, first, evidence
+            for case, state in zip(part, states, strict=True):
+                case.logits, case.total, case.look, case.evidence, case.judgement = state
+        for case in cases:
+            case.stage = stage + 1
 
-    def run(self, images: Floats, rule: Rule) -> list[Evidence]:
-        """The evidence on images [B, C, H, W], taken to their end together."""
-        cases = [Case(images[index : index + 1], rule) for index in range(len(images))]
+    def run(self, cases: Sequence[Case]) -> None:
+        """Take new cases to their end together."""
         while waiting := [case for case in cases if not case.settled]:
             self.step(waiting)
-        return [case.answer for case in cases]
+
+    def _prepare(self, cases: Sequence[Case]) -> None:
+        """Decode what has not been: for a step that is tried again, once is enough."""
+        new = [(case, case.image) for case in cases if isinstance(case.image, Opened)]
+        prepared = prepare_opened([image for _, image in new], self.bundle.manifest.input)
+        for (case, _), each in zip(new, prepared, strict=True):
+            case.image = each
 
     def _span(self, rule: Rule, stage: int) -> tuple[int, int]:
         """How many members have been asked before step number `stage` of a rule, and after it."""
         ends = (0, *stops(rule.policy, self.runtime.group, self.runtime.members))
         return ends[stage], ends[stage + 1]
 
-    def _advance(self, cases: Sequence[Case], seen: int, until: int) -> list[_State]:
+    def _advance(
+        self, cases: Sequence[Case], seen: int, until: int, detectors: frozenset[str]
+    ) -> list[_State]:
         """The states of images that `seen` members have judged after those up to `until` have."""
         group = self.runtime.group
-        images = np.concatenate([case.image for case in cases])
+        images = np.concatenate([case.tensor for case in cases])
         steps = range(seen // group, until // group)
         outputs = [self.runtime.evaluate(step, images) for step in steps]
-        looks = [case.look for case in cases] if seen else self._looks(images, outputs[0])
+        looks = [case.look for case in cases]
+        if not seen:
+            looks = self._looks(images, outputs[0], detectors)
         new = np.concatenate([each.logits for each in outputs], axis=1)
         finite = all_finite(new)
         totals = softmax(zero_unless(finite, new)).sum(axis=1)
@@ -136,12 +161,16 @@ class Stepper:
             end = conclude_first if first_only else conclude
             for index, each in zip(chosen, end(theirs, [looks[i] for i in chosen]), strict=True):
                 evidence[index] = each
-        return list(zip(logits, totals, looks, evidence, strict=True))
+        judgements = self._judged(cases, evidence)
+        return list(zip(logits, totals, looks, evidence, judgements, strict=True))
 
-    def _looks(self, images: Floats, outputs: Outputs) -> list[FirstLook]:
+    def _looks(
+        self, images: Floats, outputs: Outputs, detectors: frozenset[str]
+    ) -> list[FirstLook]:
         first = Outputs(outputs.logits[:, : self.bundle.manifest.members.group], outputs.features)
         pixels = grey(images, self.bundle.manifest.input)
-        return look(first, pixels, self.bundle.detectors, self.bundle.calibration.tests)
+        tests = self.bundle.calibration.tests
+        return look(first, pixels, self.bundle.detectors, tests, detectors)
 
     def _settled(
         self, cases: Sequence[Case], looks: Sequence[FirstLook], totals: Array, seen: int
@@ -153,6 +182,26 @@ class Stepper:
             flagged = _flagged(self.bundle.calibration, rule, [looks[index] for index in mine])
             done[mine] = flagged | settled(rule.policy, totals[mine], seen, self.runtime.members)
         return done
+
+    def _judged(
+        self, cases: Sequence[Case], evidence: Sequence[Evidence | None]
+    ) -> list[Judgement | None]:
+        """What the rules make of the images that are settled, where they have a level."""
+        judged: list[Judgement | None] = [None] * len(cases)
+        for rule in {case.rule for case in cases}:
+            if rule.level is None:
+                continue
+            mine = [
+                (index, each)
+                for index, (case, each) in enumerate(zip(cases, evidence, strict=True))
+                if each is not None and case.rule is rule
+            ]
+            if mine:
+                numbers, theirs = zip(*mine, strict=True)
+                judgements = judge(self.bundle, rule.policy, rule.level, theirs)
+                for index, judgement in zip(numbers, judgements, strict=True):
+                    judged[index] = judgement
+        return judged
 
 
 def _flagged(calibration: Calibration, rule: Rule, looks: Sequence[FirstLook]) -> NDArray[np.bool_]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.errors import GateError, StartupError
+from service.logs import log_to_stderr
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -83,7 +83,12 @@ ENGINE = ("bundle", "device", "runtime", "threads", "allow_unverified")
 @_options(*Settings.model_fields)
 def serve(*, settings: Settings) -> None:
     """Serve a bundle over HTTP."""
-    _log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level)
+    if settings.workers > 1:
+        from service.workers import serve_with_workers
+
+        serve_with_workers(settings)
+        return
     from service.app import create_app
     from service.repository import open_model
     from service.server import run
@@ -102,7 +107,7 @@ def predict(
     settings: Settings,
 ) -> None:
     """Classify image files without a server; the status is 1 if one cannot be read."""
-    _log_to_stderr("warning")
+    log_to_stderr("warning")
     from service.offline import answer_files
     from service.repository import open_model
 
@@ -119,7 +124,7 @@ def predict(
 @_options(*ENGINE)
 def check(*, settings: Settings) -> None:
     """Verify a bundle's digests and its self-test."""
-    _log_to_stderr("error")
+    log_to_stderr("error")
     from service.repository import open_model, self_test
 
     model = open_model(settings)
@@ -148,14 +153,6 @@ def openapi() -> None:
     from service.app import create_app
 
     typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=1, ensure_ascii=False))
-
-
-def _log_to_stderr(level: str) -> None:
-    # It warns of every malformed form, which is the client's fault and told to the client.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
 
 
 def _summary(model: Model, difference: float) -> list[str]:

@@ -2,7 +2,7 @@
 
 The scheduler's queue is bounded, but where one processor decodes and infers, requests that are too
 many do not reach it in time: they wait for the event loop, unseen. So they are counted as soon as
-they have been read, and refused before they cost more.
+they have been read, and refused before they cost more: at their head, where the door is full.
 """
 
 from __future__ import annotations
@@ -19,12 +19,20 @@ class Door:
     limit: int
     under_way: int = 0
 
-    def __enter__(self) -> None:
+    def check(self) -> None:
+        """See whether there is room for one more.
+
+        Raises:
+            UnavailableError: there is none.
+        """
         if self.under_way >= self.limit:
             raise UnavailableError(
                 f"{self.under_way} requests are under way already; the limit is {self.limit}",
                 retry_after=1,
             )
+
+    def __enter__(self) -> None:
+        self.check()
         self.under_way += 1
 
     def __exit__(self, *_: object) -> None:

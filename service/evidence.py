@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.calibration import Calibration
 from models.conformal import ConformalTest
-from models.detectors import Detectors
+from models.detectors import DETECTORS, Detectors
 from models.outputs import Outputs
 from models.policy import Policy
 from models.uncertainty import Array, Prediction, softmax, summarise
@@ -27,8 +27,8 @@ class FirstLook:
         finite: whether all outputs are finite; if not, the other fields mean nothing.
         probabilities: mean over these members of probabilities [K].
         entropies: predictive entropy, expected entropy and mutual information, in nats.
-        scores: score of every OOD detector.
-        p_values: p-value of every OOD detector, over all calibration images.
+        scores: of the OOD detectors that were asked.
+        p_values: theirs, over all calibration images.
     """
 
     finite: bool
@@ -62,7 +62,11 @@ class Evidence:
 
 
 def look(
-    outputs: Outputs, pixels: Floats, detectors: Detectors, tests: Mapping[str, ConformalTest]
+    outputs: Outputs,
+    pixels: Floats,
+    detectors: Detectors,
+    tests: Mapping[str, ConformalTest],
+    names: Collection[str] = DETECTORS,
 ) -> list[FirstLook]:
     """The first look at each of B images.
 
@@ -71,6 +75,7 @@ def look(
         pixels: grey values, [B, H, W].
         detectors: of the bundle.
         tests: of every detector.
+        names: of the detectors that are asked, those that one of them fuses included.
 
     Outputs that are not finite are set to zero, so that nothing that is not a number leaves here;
     their images are marked.
@@ -80,18 +85,17 @@ def look(
         zero_unless(finite, values) for values in (outputs.logits, outputs.features)
     )
     prediction = summarise(logits)
-    scores = detectors.scores(prediction, features, pixels)
-    rows = zip(*(values.tolist() for values in scores.values()), strict=True)
+    scores = detectors.scores(prediction, features, pixels, names)
+    p_values = {name: tests[name].p_values(values) for name, values in scores.items()}
     return [
-        FirstLook(
-            is_finite,
-            probabilities,
-            entropies,
-            dict(zip(scores, row, strict=True)),
-            {name: tests[name].p_value(score) for name, score in zip(scores, row, strict=True)},
-        )
-        for is_finite, probabilities, entropies, row in zip(
-            finite.tolist(), prediction.probabilities, _entropies(prediction), rows, strict=True
+        FirstLook(*each)
+        for each in zip(
+            finite.tolist(),
+            prediction.probabilities,
+            _entropies(prediction),
+            _by_image(scores),
+            _by_image(p_values),
+            strict=True,
         )
     ]
 
@@ -131,6 +135,12 @@ def p_values_of(
     scores = np.array([each.scores[detector] for each in looks])
     classes = np.array([each.probabilities.argmax() for each in looks])
     return calibration.p_values(policy, scores, classes)
+
+
+def _by_image(values: Mapping[str, Array]) -> Iterator[dict[str, float]]:
+    """Of B images each, what is known of all by name."""
+    rows = zip(*(each.tolist() for each in values.values()), strict=True)
+    return (dict(zip(values, row, strict=True)) for row in rows)
 
 
 def _entropies(prediction: Prediction) -> Iterator[Entropies]:

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from service.cache import EvidenceCache
+from service.cache import CaseCache
 from service.cases import Case
 from service.door import Door
 from service.metrics import Metrics
@@ -25,7 +25,7 @@ class Gate:
     settings: Settings
     model: Model
     scheduler: Scheduler[Case]
-    cache: EvidenceCache
+    cache: CaseCache
     door: Door
     decoders: ThreadPoolExecutor
     metrics: Metrics
@@ -49,7 +49,7 @@ def open_gate(
     )
     metrics.serve(model, lambda: scheduler.queued)
     decoders = ThreadPoolExecutor(min(8, available_cpus()), thread_name_prefix="decode")
-    cache, door = EvidenceCache(settings.cache_images), Door(settings.max_queue_images)
+    cache, door = CaseCache(settings.cache_images), Door(settings.max_queue_images)
     return Gate(settings, model, scheduler, cache, door, decoders, metrics, clock)
 
 

@@ -63,11 +63,10 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Target:
-    """What images are decoded for: the network's input, and the limit of one image's pixels."""
+    """What images are decoded for: the size of the network's input."""
 
     height: int
     width: int
-    max_pixels: int
 
 
 @dataclass(frozen=True)
@@ -136,20 +135,25 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def decode(image: Image.Image, target: Target) -> Picture:
-    """Decode an opened image, upright and reduced.
+def decode(image: Image.Image, size: tuple[int, int], target: Target) -> Picture:
+    """Decode an opened image, or one made of pixels; upright and reduced.
+
+    Args:
+        image: the image; what is decoded a second time gives the same.
+        size: its width and height when it was opened: those of a JPEG change when it is decoded.
+        target: what it is decoded for.
 
     Raises:
         InvalidError: its data are damaged or cut short.
     """
-    mode, (width, height) = image.mode, image.size
+    mode, (width, height) = image.mode, size
     try:
         if image.format in ("JPEG", "MPO"):
             side = OVERSAMPLING * max(target.height, target.width)
             image.draft(None, (side, side))
-        drafted = image.size != (width, height)
+        drafted = image.size != size
         image.load()
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1)) if image.info else None
         plain = _TO_BYTES[mode](image)
         if turn is not None:
             plain = plain.transpose(turn)
@@ -165,20 +169,12 @@ def decode(image: Image.Image, target: Target) -> Picture:
     return Picture(pixels, width, height, mode, applied)
 
 
-def from_array(pixels: NDArray[np.uint8], target: Target) -> Picture:
-    """Take pixels [h, w] or [h, w, 3] that were sent as numbers."""
-    height, width = pixels.shape[:2]
-    image = Image.fromarray(pixels)
-    reduced, array = _reduce(image, target)
-    return Picture(array, width, height, image.mode, ("reduce",) * reduced)
-
-
 def _reduce(image: Image.Image, target: Target) -> tuple[bool, NDArray[np.uint8]]:
     ratio = max(image.height / target.height, image.width / target.width)
     factor = int(ratio / OVERSAMPLING)
     if factor > 1:
         image = image.reduce(factor)
-    array = np.asarray(image)
+    array = np.frombuffer(image.tobytes(), dtype=np.uint8)
     return factor > 1, array.reshape(1, image.height, image.width, -1)
 
 

@@ -1,20 +1,68 @@
-"""One image as it was sent → the network's input, or the reason why it is no image."""
+"""One image as it was sent → opened → the network's input, or the reason why it is no image.
+
+Opening takes no more than a header; what it costs to decode is known then.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from models.preprocessing import InputSpec, prepare
 from service.errors import Fault, GateError, InvalidError
 from service.evidence import Floats
-from service.images import Picture, Target, decode, from_array, open_image
+from service.images import Picture, Target, decode, open_image
 from service.pixels import read_pixels
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image that is not encoded: `mode` is "L" or "RGB", `values` its bytes row by row."""
+
+    width: int
+    height: int
+    mode: str
+    values: bytes
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One image of a request.
+
+    Attributes:
+        content: the bytes of a file, pixels, or an item of the JSON list `images`.
+        pointer: where in the request it lies.
+    """
+
+    content: bytes | Pixels | object
+    pointer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An image that was recognised and is not too large: not decoded yet, if it came as a file.
+
+    Attributes:
+        image: the image.
+        size: its width and height, by its header.
+        pointer: where in the request it lies.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    pointer: str
+
+    @property
+    def pixels(self) -> int:
+        """How many it has."""
+        width, height = self.size
+        return width * height
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,80 +73,84 @@ class Prepared:
     info: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Sent:
-    """One image of a request.
+def open_sent(sent: Sequence[Sent], max_pixels: int) -> list[Opened | GateError]:
+    """Open images; what is wrong with one is returned in its place, not raised.
 
-    Attributes:
-        content: the bytes of a file, or an item of the JSON list `images`.
-        pointer: where in the request it lies.
+    Args:
+        sent: the images.
+        max_pixels: the largest number of pixels of one image.
     """
-
-    content: bytes | object
-    pointer: str
+    return [_opened(image, max_pixels) for image in sent]
 
 
-def prepare_images(
-    sent: Sequence[Sent],
+def prepare_opened(
+    images: Sequence[Opened | GateError],
     spec: InputSpec,
-    max_pixels: int,
     before_each: Callable[[], None] = lambda: None,
 ) -> list[Prepared | GateError]:
     """Decode and preprocess images; what is wrong with one is returned in its place, not raised.
 
     Args:
-        sent: the images.
+        images: as `open_sent` gives them.
         spec: the network's input.
-        max_pixels: the largest number of pixels of one image.
         before_each: called before an image is decoded; what it raises ends the work.
     """
-    target = Target(spec.height, spec.width, max_pixels)
-    pictures: list[Picture | GateError] = []
-    for image in sent:
+    target = Target(spec.height, spec.width)
+    done: dict[int, Prepared | GateError] = {}
+    alike: defaultdict[tuple[int, ...], list[tuple[int, Picture]]] = defaultdict(list)
+    for index, image in enumerate(images):
         before_each()
-        pictures.append(_picture(image, target))
-    together = _tensors([each for each in pictures if isinstance(each, Picture)], spec)
-    return [
-        picture if isinstance(picture, GateError) else _prepared(picture, *next(together))
-        for picture in pictures
-    ]
+        picture = image if isinstance(image, GateError) else _picture(image, target)
+        if isinstance(picture, GateError):
+            done[index] = picture
+            continue
+        shape = picture.pixels.shape
+        native = shape[1:3] == (spec.height, spec.width)
+        alike[shape if native else (*shape, index)].append((index, picture))
+    for group in alike.values():
+        pixels = [picture.pixels for _, picture in group]
+        tensor, steps = prepare(np.concatenate(pixels) if len(pixels) > 1 else pixels[0], spec)
+        for place, ((index, picture), applied) in enumerate(zip(group, steps, strict=True)):
+            done[index] = Prepared(tensor[place : place + 1], _info(picture, applied))
+    return [done[index] for index in range(len(images))]
 
 
-def _picture(sent: Sent, target: Target) -> Picture | GateError:
+def _opened(sent: Sent, max_pixels: int) -> Opened | GateError:
     try:
-        if isinstance(sent.content, bytes):
-            return decode(open_image(sent.content, target.max_pixels), target)
-        return _from_item(sent.content, target)
+        match sent.content:
+            case bytes() as file:
+                image = open_image(file, max_pixels)
+            case Pixels() as pixels:
+                image = _from_pixels(pixels)
+            case item:
+                image = _from_item(item, max_pixels)
+        return Opened(image, image.size, sent.pointer)
     except GateError as error:
         return error.at(sent.pointer)
 
 
-def _tensors(
-    pictures: Sequence[Picture], spec: InputSpec
-) -> Iterator[tuple[Floats, tuple[str, ...]]]:
-    """Tensor [1, C, H, W] and steps of every picture; neighbours of the network's size at once."""
-    native = (1, spec.height, spec.width)
-    for shape, group in groupby(pictures, key=lambda picture: picture.pixels.shape):
-        members = list(group)
-        size = len(members) if shape[:3] == native else 1
-        for first in range(0, len(members), size):
-            batch = [picture.pixels for picture in members[first : first + size]]
-            tensor, steps = prepare(batch[0] if size == 1 else np.concatenate(batch), spec)
-            for index, applied in enumerate(steps):
-                yield tensor[index : index + 1], applied
+def _picture(opened: Opened, target: Target) -> Picture | GateError:
+    try:
+        return decode(opened.image, opened.size, target)
+    except GateError as error:
+        return error.at(opened.pointer)
 
 
-def _prepared(picture: Picture, tensor: Floats, steps: tuple[str, ...]) -> Prepared:
-    info = {
+def _info(picture: Picture, steps: tuple[str, ...]) -> dict[str, Any]:
+    return {
         "width": picture.width,
         "height": picture.height,
         "mode": picture.mode,
         "applied": [*picture.applied, *steps] or ["none"],
     }
-    return Prepared(tensor, info)
 
 
-def _from_item(item: object, target: Target) -> Picture:
+def _from_pixels(pixels: Pixels) -> Image.Image:
+    mode, size = pixels.mode, (pixels.width, pixels.height)
+    return Image.frombuffer(mode, size, pixels.values, "raw", mode, 0, 1)
+
+
+def _from_item(item: object, max_pixels: int) -> Image.Image:
     if not isinstance(item, dict):
         raise InvalidError("an image must be an object with base64 or pixels")
     if unknown := sorted(set(item) - {"base64", "pixels", "maximum"}):
@@ -106,11 +158,10 @@ def _from_item(item: object, target: Target) -> Picture:
     if ("base64" in item) == ("pixels" in item):
         raise InvalidError("an image must have either base64 or pixels")
     if "pixels" in item:
-        rows = read_pixels(item["pixels"], item.get("maximum"), target.max_pixels)
-        return from_array(rows, target)
+        return Image.fromarray(read_pixels(item["pixels"], item.get("maximum"), max_pixels))
     if "maximum" in item:
         raise _fault("/maximum", "goes with pixels only")
-    return decode(open_image(_from_base64(item["base64"]), target.max_pixels), target)
+    return open_image(_from_base64(item["base64"]), max_pixels)
 
 
 def _from_base64(text: object) -> bytes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.conformal import benjamini_hochberg
 from models.policy import Policy, Reason, reasons_to_abstain
+from models.uncertainty import Array
 from service.evidence import Evidence, p_values_of
 
 
@@ -23,6 +24,7 @@ class Judgement:
         reasons: to abstain.
         p_value: that the flag was judged by, over all images or within the predicted class.
         level: of the flag, which is raised at p_value ≤ level.
+        ranking: the K labels' numbers, the most probable first.
         inside: whether each label is in the prediction set, [K]; None if the bundle has no sets.
     """
 
@@ -30,27 +32,51 @@ class Judgement:
     reasons: tuple[Reason, ...]
     p_value: float
     level: float
-    inside: NDArray[np.bool_] | None
+    ranking: Sequence[int]
+    inside: Sequence[bool] | None
 
 
 def judge(
-    bundle: Bundle, policy: Policy, fdr: float | None, evidence: Sequence[Evidence]
+    bundle: Bundle, policy: Policy, level: float, evidence: Sequence[Evidence]
 ) -> list[Judgement]:
-    """Judge the B ≥ 1 images of one request, together if a false-discovery rate is asked for.
+    """Judge B ≥ 1 images, each by itself, with a flag of this level.
 
-    An image whose evidence is not finite is uncertain, and no evidence for or against others.
+    An image whose evidence is not finite is uncertain.
     """
-    calibration, sets = bundle.calibration, bundle.manifest.prediction_sets
     probabilities = np.stack([each.probabilities for each in evidence])
-    first = np.stack([each.look.probabilities for each in evidence])
-    p_values = p_values_of(calibration, policy, [each.look for each in evidence])
-    p_values[[not each.finite for each in evidence]] = np.nan
-    level = calibration.level(policy) if fdr is None else benjamini_hochberg(p_values, fdr)
-    inside = [None] * len(evidence) if sets is None else sets.fitted.sets(first)
+    p_values = _p_values(bundle, policy, evidence)
     reasons = reasons_to_abstain(policy, probabilities, p_values, level)
+    rankings = np.argsort(-probabilities, axis=1, kind="stable").tolist()
     return [
-        Judgement(each, why if each.finite else ("uncertain",), p_value, level, row)
-        for each, why, p_value, row in zip(
-            evidence, reasons, p_values.tolist(), inside, strict=True
+        Judgement(each, why if each.finite else ("uncertain",), p_value, level, ranking, inside)
+        for each, why, p_value, ranking, inside in zip(
+            evidence, reasons, p_values.tolist(), rankings, _sets(bundle, evidence), strict=True
         )
     ]
+
+
+def discovery_level(
+    bundle: Bundle, policy: Policy, rate: float, evidence: Sequence[Evidence]
+) -> float:
+    """Level of a flag with this false-discovery rate among the B images of one request.
+
+    An image whose evidence is not finite is no evidence for or against others.
+    """
+    return benjamini_hochberg(_p_values(bundle, policy, evidence), rate)
+
+
+def _p_values(bundle: Bundle, policy: Policy, evidence: Sequence[Evidence]) -> Array:
+    p_values = p_values_of(bundle.calibration, policy, [each.look for each in evidence])
+    p_values[[not each.finite for each in evidence]] = np.nan
+    return p_values
+
+
+def _sets(bundle: Bundle, evidence: Sequence[Evidence]) -> Sequence[Sequence[bool] | None]:
+    sets = bundle.manifest.prediction_sets
+    if sets is None:
+        return [None] * len(evidence)
+    inside: NDArray[np.bool_] = sets.fitted.sets(
+        np.stack([each.look.probabilities for each in evidence])
+    )
+    rows: list[list[bool]] = inside.tolist()
+    return rows

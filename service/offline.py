@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from service.cases import Case
 from service.errors import GateError, InvalidError
-from service.evidence import Evidence
-from service.intake import Prepared, Sent, prepare_images
+from service.intake import Sent, open_sent, prepare_opened
 from service.repository import Model
 from service.results import Json, certificate, choose_options, members_info, model_info, results
 from service.settings import Settings
@@ -23,23 +21,22 @@ def answer_files(model: Model, settings: Settings, files: Sequence[Path]) -> Jso
 
     A file that cannot be read is answered as a bad image of a request is: abstain, with the error.
     """
-    spec = model.manifest.input
-    images: list[Prepared | GateError] = []
+    options = choose_options(model, settings.policy)
+    cases: list[Case | GateError] = []
     for file in files:
         try:
             content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         except OSError as error:
-            images.append(InvalidError(f"{file}: {error.strerror}"))
+            cases.append(InvalidError(f"{file}: {error.strerror}"))
             continue
-        images += prepare_images([Sent(content, f"/{file}")], spec, settings.max_pixels)
-    tensors = [image.tensor for image in images if isinstance(image, Prepared)]
-    options = choose_options(model, settings.policy)
-    evidence: list[Evidence] = []
-    for first in range(0, len(tensors), settings.max_batch_images):
-        batch = np.concatenate(tensors[first : first + settings.max_batch_images])
-        evidence += model.stepper.run(batch, options.rule)
+        opened = open_sent([Sent(content, f"/{file}")], settings.max_pixels)
+        (image,) = prepare_opened(opened, model.manifest.input)
+        cases.append(image if isinstance(image, GateError) else Case(image, options.rule))
+    images = [case for case in cases if isinstance(case, Case)]
+    for first in range(0, len(images), settings.max_batch_images):
+        model.stepper.run(images[first : first + settings.max_batch_images])
     return {
-        "results": results(model, images, evidence, options, REQUEST_ID),
+        "results": results(model, cases, options, REQUEST_ID),
         "model": model_info(model),
         "policy": options.policy_name,
         "members": members_info(model, options),

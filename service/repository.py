@@ -10,12 +10,14 @@ import numpy as np
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
+from models.detectors import DETECTORS
 from models.manifest import Manifest
 from models.preprocessing import prepare
 from models.uncertainty import summarise
-from service.cases import Rule, Stepper
+from service.cases import Case, Rule, Stepper
 from service.errors import EngineError, ModelError
 from service.evidence import Floats
+from service.intake import Prepared
 from service.runtime import Runtime, choose, everything
 from service.settings import Settings
 
@@ -114,7 +116,7 @@ def _difference(actual: Floats, expected: Floats) -> float:
 
 
 def _warm_up(model: Model, largest: int) -> None:
-    rule = Rule(model.manifest.policies["default"].asking("all"), None)
+    rule = Rule(model.manifest.policies["default"].asking("all"), None, frozenset(DETECTORS))
+    blank = np.zeros((1, *model.manifest.input.shape), dtype=np.float32)
     for size in (1, largest):
-        blank = np.zeros((size, *model.manifest.input.shape), dtype=np.float32)
-        model.stepper.run(blank, rule)
+        model.stepper.run([Case(Prepared(blank, {}), rule) for _ in range(size)])

@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 
 from models.conformal import CalibrationError
+from models.detectors import DETECTORS
 from models.manifest import CertificateSpec
 from models.policy import MembersMode, Policy, decision
-from service.cases import Rule
+from service.cases import Case, Rule
 from service.errors import GateError, InferenceError, InvalidError
 from service.evidence import Evidence
 from service.intake import Prepared
-from service.judgement import Judgement, judge
+from service.judgement import Judgement, discovery_level, judge
 from service.repository import Model
 
 PROBLEM_TYPE = "urn:problem-type:langevin-gate:"
@@ -83,8 +84,10 @@ def choose_options(
         except CalibrationError as error:
             raise InvalidError(str(error)).at("/query/alpha") from error
     levels = _with_members(policy, levels, "all" if explain else members)
-    level = model.bundle.calibration.level(levels) if fdr is None else None
-    return Options(policy, levels, fdr, explain, top_k, Rule(levels, level))
+    calibration, detectors = model.bundle.calibration, model.bundle.detectors
+    level = calibration.level(levels) if fdr is None else None
+    asked = DETECTORS if explain else detectors.needed(calibration.detector(levels))
+    return Options(policy, levels, fdr, explain, top_k, Rule(levels, level, frozenset(asked)))
 
 
 def _with_members(name: str, policy: Policy, members: MembersMode | None) -> Policy:
@@ -186,29 +189,41 @@ def _promise(proved: CertificateSpec) -> Json:
 
 
 def results(
-    model: Model,
-    images: Sequence[Prepared | GateError],
-    evidence: Sequence[Evidence],
-    options: Options,
-    request_id: str,
+    model: Model, cases: Sequence[Case | GateError], options: Options, request_id: str
 ) -> list[Json]:
     """One result an image, in order.
 
     Args:
         model: who answers.
-        images: every image of the request, or why it is none.
-        evidence: on the images that are, in the same order.
+        cases: every image of the request, settled; or why it is none.
         options: what the request asks for.
         request_id: for the problem objects.
     """
-    judged = judge(model.bundle, options.policy, options.fdr, evidence) if evidence else []
-    judgements = iter(judged)
+    outcomes = [outcome(case) for case in cases]
+    usable = [case for case in outcomes if isinstance(case, Case)]
+    judgements = iter(_judgements(model, usable, options))
     return [
-        _refused(image, request_id)
-        if isinstance(image, GateError)
-        else _answered(model, image, next(judgements), options, request_id)
-        for image in images
+        _refused(case, request_id)
+        if isinstance(case, GateError)
+        else _answered(model, case, next(judgements), options, request_id)
+        for case in outcomes
     ]
+
+
+def outcome(case: Case | GateError) -> Case | GateError:
+    """A settled case, or why it is no image."""
+    if isinstance(case, Case) and isinstance(case.image, GateError):
+        return case.image
+    return case
+
+
+def _judgements(model: Model, cases: Sequence[Case], options: Options) -> Sequence[Judgement]:
+    """Those of the steps; or of all together, if a false-discovery rate is asked for."""
+    if options.fdr is None or not cases:
+        return [case.judgement for case in cases if case.judgement is not None]
+    evidence = [case.known for case in cases]
+    level = discovery_level(model.bundle, options.policy, options.fdr, evidence)
+    return judge(model.bundle, options.policy, level, evidence)
 
 
 def _refused(error: GateError, request_id: str) -> Json:
@@ -227,41 +242,40 @@ def _refused(error: GateError, request_id: str) -> Json:
 
 
 def _answered(
-    model: Model,
-    image: Prepared,
-    judgement: Judgement,
-    options: Options,
-    request_id: str,
+    model: Model, case: Case, judgement: Judgement, options: Options, request_id: str
 ) -> Json:
     evidence = judgement.evidence
+    assert isinstance(case.image, Prepared)
     result: Json = {
         "decision": decision(judgement.reasons),
-        "reasons": list(judgement.reasons),
+        "reasons": judgement.reasons,
         "label": None,
         "probabilities": None,
         "uncertainty": None,
         "ood": _ood(model, judgement, options),
         "prediction_set": None,
         "members_used": len(evidence.logits),
-        "input": image.info,
+        "input": case.image.info,
         "error": None,
     }
     if not evidence.finite:
         error = InferenceError("the model gave numbers that are not finite on this image")
         return result | {"error": problem(error, request_id)}
-    labels = model.manifest.labels
-    values = evidence.probabilities.tolist()
-    order = sorted(range(len(labels)), key=values.__getitem__, reverse=True)
-    shown = range(len(labels)) if options.top_k is None else order[: options.top_k]
-    result["label"] = labels[order[0]]
-    result["probabilities"] = {labels[index]: values[index] for index in shown}
+    labels, ranking = model.manifest.labels, judgement.ranking
+    shown = range(len(labels)) if options.top_k is None else ranking[: options.top_k]
+    result["label"] = labels[ranking[0]]
+    result["probabilities"] = _named(labels, evidence.probabilities.tolist(), shown)
     result["uncertainty"] = _uncertainty(model, evidence)
     if judgement.inside is not None:
-        result["prediction_set"] = [labels[index] for index in order if judgement.inside[index]]
+        result["prediction_set"] = [labels[index] for index in ranking if judgement.inside[index]]
     if options.explain:
         members = evidence.member_probabilities().tolist()
-        result["members"] = [{labels[index]: each[index] for index in shown} for each in members]
+        result["members"] = [_named(labels, each, shown) for each in members]
     return result
+
+
+def _named(labels: Sequence[str], values: Sequence[float], shown: Sequence[int]) -> Json:
+    return {labels[index]: values[index] for index in shown}
 
 
 def _uncertainty(model: Model, evidence: Evidence) -> Json:

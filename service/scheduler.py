@@ -5,9 +5,10 @@ had the same steps before; it takes what waits, and never waits for company. Who
 leaves, the others wait for their next step among the newcomers. The order:
 
 1. foreground before background;
-2. the stage at which most images wait, and of equals the latest: most images are settled at once,
-   and a step for the few that are not costs nearly as much as one for many. But no stage is passed
-   over more often than `PATIENCE` times in a row. Of one stage, those that came to it first;
+2. the stage whose images, as many as a step has room for, have waited longest in all since they
+   arrived, and of equals the latest: a step for few costs nearly as much as one for many, so the
+   few that are not settled early wait for company, but not for ever. Of one stage, those that came
+   to it first;
 3. new images by turns, one of each client a turn: start-time fair queueing (Goyal, Vin & Cheng
    1996) with an image as the packet. All being alike, virtual time is the number of the turn, and
    a client that has begun all its images owes less than one turn and is forgotten;
@@ -25,9 +26,10 @@ import math
 import threading
 import time
 from bisect import bisect
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from service.cost import Cost
@@ -35,7 +37,6 @@ from service.errors import DeadlineError, GateError, InferenceError, Unavailable
 
 Clock = Callable[[], float]
 
-PATIENCE = 3
 _TOO_LATE = "no answer within the time limit"
 
 log = logging.getLogger("service.scheduler")
@@ -100,7 +101,6 @@ class _Lane(Generic[AnyCase]):
         self.images = 0
         self._under_way: defaultdict[int, _Line[AnyCase]] = defaultdict(list)  # by stage
         self._new: OrderedDict[str, _Line[AnyCase]] = OrderedDict()  # by client, next turn first
-        self._passed: Counter[int] = Counter()  # steps since a stage with waiting images had one
 
     @property
     def waiting(self) -> int:
@@ -112,18 +112,15 @@ class _Lane(Generic[AnyCase]):
         line[index:index] = [(job, case) for case in job.cases]
         self.images += job.left
 
-    def stage(self) -> int:
-        """Whose turn it is: the fullest stage's, or one's that was passed over often."""
-        waiting = {stage: len(line) for stage, line in self._under_way.items() if line}
+    def stage(self, now: float, most: int) -> int:
+        """Whose turn it is, if a step has room for `most` images."""
+        lines = [(stage, line) for stage, line in self._under_way.items() if line]
         if self._new:
-            waiting[0] = sum(map(len, self._new.values()))
-        if not waiting:
-            return 0
-        overdue = [stage for stage in waiting if self._passed[stage] >= PATIENCE]
-        lead = max(overdue) if overdue else max(waiting, key=lambda stage: (waiting[stage], stage))
-        self._passed.update(waiting.keys())
-        del self._passed[lead]
-        return lead
+            lines.append((0, list(chain.from_iterable(self._new.values()))))
+        waited = [
+            (sum(now - job.arrived for job, _ in line[:most]), stage) for stage, line in lines
+        ]
+        return max(waited, default=(0.0, 0))[1]
 
     def pop(self, stage: int) -> _Place[AnyCase] | None:
         """The first image in order that is at `stage`."""
@@ -193,6 +190,7 @@ class Scheduler(Generic[AnyCase]):
         self._lanes: tuple[_Lane[AnyCase], _Lane[AnyCase]] = _Lane(), _Lane()
         self._jobs: set[_Job[AnyCase]] = set()
         self._running = 0  # stage of the step
+        self._idle = False
         self._closing = False
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -238,10 +236,10 @@ class Scheduler(Generic[AnyCase]):
         with self._changed:
             self._check(job)
             lane.add(job)
-            self._changed.notify()
+            if self._idle:
+                self._changed.notify()
         self._jobs.add(job)
-        late: _Answers[AnyCase] = [(job, DeadlineError(_TOO_LATE))]
-        timer = loop.call_later(deadline - now, _answer, late)
+        timer = loop.call_later(deadline - now, _expire, job)
         try:
             return await job.future
         finally:
@@ -289,7 +287,9 @@ class Scheduler(Generic[AnyCase]):
         """Wait for the next step's images; there are none when there will be none any more."""
         with self._changed:
             while not (places := self._first()) and not self._closing:
+                self._idle = True
                 self._changed.wait()
+                self._idle = False
             return places
 
     def _first(self) -> _Line[AnyCase]:
@@ -300,7 +300,7 @@ class Scheduler(Generic[AnyCase]):
         for lane in self._lanes:
             while len(places) < self._max_batch:
                 if not places:
-                    self._running = lane.stage()
+                    self._running = lane.stage(now, self._max_batch)
                 if not (place := lane.pop(self._running)):
                     break
                 job, _ = place
@@ -362,6 +362,10 @@ class Scheduler(Generic[AnyCase]):
 
 def _unavailable(detail: str, seconds: float = 0.0) -> UnavailableError:
     return UnavailableError(detail, retry_after=max(1, math.ceil(seconds)))
+
+
+def _expire(job: _Job[AnyCase]) -> None:
+    _answer([(job, DeadlineError(_TOO_LATE))])
 
 
 def _post(answers: _Answers[AnyCase]) -> None:

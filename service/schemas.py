@@ -114,7 +114,9 @@ class Ood(_Answer):
     members_used: int = Field(
         description="Members that scores, flag and prediction_set rest on, however many are asked."
     )
-    detectors: dict[str, DetectorScore]
+    detectors: dict[str, DetectorScore] = Field(
+        description="Those that the flag rests on; with explain, all."
+    )
 
 
 class InputInfo(_Answer):
@@ -164,10 +166,13 @@ class ModelInfo(_Answer):
 class Timing(_Answer):
     """Where the time went, in milliseconds."""
 
-    decode: float
-    queue: float
-    infer: float
-    total: float
+    decode: float = Field(
+        description="Opening the images, and decoding them if any is large; otherwise they are "
+        "decoded in their first step."
+    )
+    queue: float = Field(description="Until a step first took one of them.")
+    infer: float = Field(description="From then until all were settled.")
+    total: float = Field(description="All of it, and reading the body.")
 
 
 class CertificateInfo(_Answer):

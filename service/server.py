@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.express import Express
 from service.repository import Model
 from service.settings import Settings
+
+YOUNG_OBJECTS = 10_000
 
 log = logging.getLogger("service.server")
 
@@ -25,9 +30,12 @@ class DrainingServer(uvicorn.Server):
     status is the signal's.
     """
 
-    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain_seconds: float, announce: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
         self.drain_seconds = drain_seconds
+        self.announce = announce
         self._stop_at: float | None = None
         self._told = False
 
@@ -57,25 +65,43 @@ class DrainingServer(uvicorn.Server):
         """Listen, and say in one line what is served where."""
         await super().startup(sockets)
         if self.started:
+            _spare_the_collector()
             port = self.servers[0].sockets[0].getsockname()[1]
-            log.info("%s", _announcement(self.config, port))
+            self.announce(_announcement(self.config, port))
 
 
 def run(app: FastAPI, settings: Settings) -> None:
     """Serve until a signal comes."""
+    DrainingServer(configure(app, settings), settings.drain_seconds, log.info).run()
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """The options of uvicorn for this service."""
     for chatty in ("uvicorn", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    config = uvicorn.Config(
-        app,
+    return uvicorn.Config(
+        Express(app, settings.access_log),
         host=settings.host,
         port=settings.port,
+        workers=settings.workers,
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
     )
-    DrainingServer(config, settings.drain_seconds).run()
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector look at requests alone, and not after every few of them.
+
+    What there is by now stays for good, and of what a request leaves behind next to nothing is a
+    cycle.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def _announcement(config: uvicorn.Config, port: int) -> str:
@@ -83,9 +109,11 @@ def _announcement(config: uvicorn.Config, port: int) -> str:
     reachable = "127.0.0.1" if config.host in ("0.0.0.0", "::", "") else config.host
     host = f"[{reachable}]" if ":" in reachable else reachable
     address = f"http://{host}:{port}"
+    engine = f"{model.runtime.name} on {model.runtime.device}"
+    workers = f", {config.workers} workers" if config.workers > 1 else ""
     return (
         f"serving {model.bundle.path} (sha256:{model.bundle.digest[:12]}, "
-        f"{model.runtime.members} members, {model.runtime.name} on {model.runtime.device}) "
+        f"{model.runtime.members} members, {engine}{workers}) "
         f"at {address}; try: curl --data-binary @image.png -H 'Content-Type: image/png' "
         f"{address}/predict"
     )

@@ -39,7 +39,12 @@ class Settings(BaseSettings):
     runtime: Literal["auto", "onnx", "torch"] = Field(
         "auto", description="Engine: auto prefers onnxruntime."
     )
-    threads: int = Field(0, ge=0, description="CPU threads of the engine; 0 takes the CPUs it has.")
+    workers: int = Field(
+        1, ge=1, description="Processes that serve the port, each with its own model and limits."
+    )
+    threads: int = Field(
+        0, ge=0, description="CPU threads of a worker's engine; 0 shares out the CPUs there are."
+    )
     policy: str = Field("default", description="Policy of a request that names none.")
     allow_unverified: bool = Field(
         False, description="Serve a bundle whose sampler diagnostics did not pass."
@@ -111,9 +116,10 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
             return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
 
     try:
-        return Sources(**(flags or {}))
+        chosen = Sources(**(flags or {}))
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
+    return Settings(**chosen.model_dump())
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving --out DIR [--quick]
 
-It needs Linux, wrk and taskset. Each peer is installed into a venv of its own under --venvs, from
-benchmarks/serving/peers/NAME.txt; one that cannot be installed or started is reported as such.
+It needs Linux, wrk and taskset. The service and each peer are installed into venvs of their own
+under --venvs, all of the same Python, from requirements/service.lock and
+benchmarks/serving/peers/NAME.txt; a peer that cannot be installed or started is reported as such.
 Writes serving.json, serving.md and serving.png.
 """
 
@@ -27,7 +28,7 @@ from benchmarks.serving import traffic
 from benchmarks.serving.chart import draw
 from benchmarks.serving.measure import Bench, best_setting, rounds
 from benchmarks.serving.openloop import CONNECTIONS
-from benchmarks.serving.peers.install import PEERS, install
+from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
 from benchmarks.serving.servers import QUIET, Server, ServerError, answer, limits, ours, running
 from benchmarks.serving.tables import tables
@@ -47,6 +48,7 @@ class Options:
     data_dir: Path | None
     peers: str
     venvs: Path
+    python: str
     server_cpus: str
     client_cpus: str
     rounds: int
@@ -98,7 +100,8 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         say,
         failures,
     )
-    servers, tried = ours(bundle), {}
+    python = install(OURS, options.venvs, options.python) / "bin" / "python"
+    servers, tried = ours(bundle, python), {}
     canned = _canned(servers[0], bench)
     names = [name for name in options.peers.split(",") if name]
     if unknown := set(names) - PEERS.keys():
@@ -107,7 +110,7 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         say(f"{name}: install, and try settings")
         peer = PEERS[name]
         try:
-            venv = install(name, options.venvs)
+            venv = install(name, options.venvs, options.python)
         except ServerError as error:
             failures[name] = str(error)
             say(f"{name}: {error}")
@@ -117,8 +120,8 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         best, tried[name] = best_setting(bench, candidates)
         if best is not None:
             servers.append(best)
-    inference = _inference_rate(options, bundle)
-    figures = rounds(bench, options.rounds, servers, limits(canned), set(names))
+    inference = _inference_rate(options, bundle, python)
+    figures = rounds(bench, options.rounds, servers, limits(canned, python), set(names))
     return {
         "machine": describe("onnxruntime", "uvicorn", "fastapi"),
         "options": {
@@ -127,6 +130,7 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
             "deadline": options.deadline,
             "server_cpus": options.server_cpus,
             "client_cpus": options.client_cpus,
+            "python": _version(python),
         },
         "settings": {server.name: server.settings for server in servers},
         "requirements": {name: _requirements(name) for name in tried},
@@ -150,8 +154,8 @@ def _canned(server: Server, bench: Bench) -> Path:
     return file
 
 
-def _inference_rate(options: Options, bundle: Path) -> list[float]:
-    module = [sys.executable, "-m", "benchmarks.serving.limits"]
+def _inference_rate(options: Options, bundle: Path, python: Path) -> list[float]:
+    module = [str(python), "-m", "benchmarks.serving.limits"]
     command = ["taskset", "-c", options.server_cpus.split(",")[0].split("-")[0], *module]
     arguments = ["inference", str(bundle), str(options.seconds)]
     environment = {**os.environ, **QUIET}
@@ -159,6 +163,11 @@ def _inference_rate(options: Options, bundle: Path) -> list[float]:
         float(subprocess.check_output([*command, *arguments], env=environment, text=True))
         for _ in range(options.rounds)
     ]
+
+
+def _version(python: Path) -> str:
+    text = subprocess.check_output([python, "--version"], text=True)
+    return text.removeprefix("Python").strip()
 
 
 def _requirements(name: str) -> str:
@@ -184,6 +193,7 @@ def _options() -> Options:
     parser.add_argument("--data-dir", type=Path, help="folder with data sets")
     parser.add_argument("--peers", default=",".join(PEERS), help="which, or '' for none")
     parser.add_argument("--venvs", type=Path, default=Path(".venv/peers"), help="of the peers")
+    parser.add_argument("--python", default=sys.executable, help="of all servers")
     parser.add_argument("--server-cpus", default="1", help="as taskset has them")
     parser.add_argument("--client-cpus", default="0", help="as taskset has them")
     parser.add_argument("--rounds", type=int, default=3)

@@ -16,7 +16,7 @@ from benchmarks.serving.servers import Running, Server, ServerError, running
 A = TypeVar("A")
 Figures: TypeAlias = dict[str, Any]
 
-CONNECTIONS = (1, 32, 64)
+CONNECTIONS = (1, 32, 64, 128)
 SHARES = (0.25, 0.5, 0.8, 0.95)
 FIXED_SHARE = 0.8
 OVERLOAD = 3

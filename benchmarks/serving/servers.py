@@ -6,7 +6,6 @@ import http.client
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,11 +52,11 @@ class Running:
         return f"http://127.0.0.1:{self.port}"
 
 
-def ours(bundle: Path) -> list[Server]:
+def ours(bundle: Path, python: Path) -> list[Server]:
     """Our service: as it is, with adaptivity off, and with the whole ensemble's exact answer."""
     options = {"bundle": bundle, "port": "{0}", "device": "cpu", "drain-seconds": 0}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "service", "serve", "--log-level", "warning", *flags]
+    command = [str(python), "-m", "service", "serve", "--log-level", "warning", *flags]
     return [
         Server("langevin gate", command),
         Server("langevin gate, all members", command, "/predict?members=all"),
@@ -65,9 +64,9 @@ def ours(bundle: Path) -> list[Server]:
     ]
 
 
-def limits(answer: Path) -> list[Server]:
+def limits(answer: Path, python: Path) -> list[Server]:
     """uvicorn alone; `answer` is a file with what the service answered once."""
-    command = [sys.executable, "-m", "benchmarks.serving.limits"]
+    command = [str(python), "-m", "benchmarks.serving.limits"]
     return [
         Server("uvicorn: PNG decoded, answer canned", [*command, "canned", "{0}", str(answer)]),
         Server("uvicorn: hello", [*command, "hello", "{0}"]),

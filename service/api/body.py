@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service.errors import (
     Fault,
@@ -62,16 +62,14 @@ class Upload:
             InvalidError: it holds no image, or fields that are not known.
             UnavailableError: too many bodies are being read.
         """
-        declared = self.request.headers.get("content-type", "")
+        headers = self._checked_headers()
+        declared = headers.get(b"content-type", b"").decode("latin-1")
         media_type = declared.partition(";")[0].strip().lower()
         if media_type not in (JSON, MULTIPART, BINARY, "", *IMAGES):
             raise _unsupported(media_type)
-        if self.request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaError("a compressed body is not accepted (Content-Encoding)")
-        self._check_declared_length()
         if media_type == MULTIPART:
             return await self._multipart()
-        body = b"".join([chunk async for chunk in self._chunks()])
+        body = await self._read()
         if media_type == JSON:
             most = self.settings.max_images_per_request
             if len(body) <= SMALL_BYTES:
@@ -82,25 +80,60 @@ class Upload:
             raise UnsupportedMediaError(f"there is no Content-Type: send {_MEDIA_TYPES}")
         return [Sent(body, "/body")]
 
+    async def body(self) -> bytes:
+        """All of it, whatever it is.
+
+        Raises:
+            UnsupportedMediaError: it is compressed.
+            TooLargeError: it has too many bytes.
+            UnavailableError: too many bodies are being read.
+        """
+        self._checked_headers()
+        return await self._read()
+
     def release(self) -> None:
         """Give the bytes back."""
         self.buffers.used -= self.size
         self.size = 0
 
-    def _check_declared_length(self) -> None:
-        declared = self.request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.settings.max_body_bytes:
+    def _checked_headers(self) -> dict[bytes, bytes]:
+        headers = dict(self.request.scope["headers"])
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise UnsupportedMediaError("a compressed body is not accepted (Content-Encoding)")
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self.settings.max_body_bytes:
             raise _too_many_bytes(self.settings.max_body_bytes)
+        return headers
+
+    async def _read(self) -> bytes:
+        chunk, more = await self._receive()
+        if not more:
+            return chunk
+        chunks = [chunk]
+        while more:
+            chunk, more = await self._receive()
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
-        async for chunk in self.request.stream():
-            self.size += len(chunk)
-            self.buffers.used += len(chunk)
-            if self.size > self.settings.max_body_bytes:
-                raise _too_many_bytes(self.settings.max_body_bytes)
-            if self.buffers.used > self.buffers.limit:
-                raise UnavailableError("too many bodies are being read", retry_after=1)
+        more = True
+        while more:
+            chunk, more = await self._receive()
             yield chunk
+
+    async def _receive(self) -> tuple[bytes, bool]:
+        """Some bytes of the body, and whether there are more."""
+        message = await self.request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        self.size += len(chunk)
+        self.buffers.used += len(chunk)
+        if self.size > self.settings.max_body_bytes:
+            raise _too_many_bytes(self.settings.max_body_bytes)
+        if self.buffers.used > self.buffers.limit:
+            raise UnavailableError("too many bodies are being read", retry_after=1)
+        return chunk, message.get("more_body", False)
 
     async def _multipart(self) -> list[Sent]:
         most = self.settings.max_images_per_request

@@ -18,7 +18,7 @@ from service.metrics import Metrics
 
 HEADER = b"x-request-id"
 CLIENT_GONE = 499
-UNOBSERVED = frozenset({"/livez", "/readyz", "/metrics"})
+UNOBSERVED = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"})
 
 # Drawing each id at random would cost more than all the rest of this layer.
 _PROCESS, _COUNT = os.urandom(10).hex(), itertools.count(1)

@@ -11,10 +11,17 @@ from pydantic import BaseModel
 
 from service.api.body import BINARY, FIELD, IMAGES, JSON, MULTIPART
 from service.api.problems import MEDIA_TYPE
+from service.oip.schemas import InferRequest
 from service.schemas import PredictRequest, Problem
 
 _REFERENCE = "#/components/schemas/{model}"
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+
+def reference(model: type[BaseModel]) -> dict[str, str]:
+    """Where the document, which `describe` makes, has the model's schema."""
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
+
 
 PREDICT_BODY: dict[str, Any] = {
     "required": True,
@@ -34,7 +41,7 @@ PREDICT_BODY: dict[str, Any] = {
                 },
             }
         },
-        JSON: {"schema": {"$ref": _REFERENCE.format(model="PredictRequest")}},
+        JSON: {"schema": reference(PredictRequest)},
     },
 }
 
@@ -58,7 +65,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model="Problem")}}},
+            "content": {MEDIA_TYPE: {"schema": reference(Problem)}},
         }
         for status in statuses
     }
@@ -75,7 +82,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         schemas = document["components"]["schemas"]
-        for model in (PredictRequest, Problem):
+        for model in (PredictRequest, InferRequest, Problem):
             schema = model.model_json_schema(ref_template=_REFERENCE)
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema

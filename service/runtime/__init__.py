@@ -72,7 +72,7 @@ def choose(bundle: Bundle, settings: Settings) -> Runtime:
     Raises:
         EngineError: what was asked for is not there.
     """
-    threads = settings.threads or available_cpus()
+    threads = settings.threads or max(1, available_cpus() // settings.workers)
     if settings.runtime == "torch":
         return _torch(bundle, settings.device, threads)
     from service.runtime import onnx

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from itertools import compress, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import special, stats
 
-from models.detectors import DETECTORS, ENSEMBLE, FUSED, Detectors, ensemble_scores
+from models.detectors import DETECTORS, ENSEMBLE, FITTED, FUSED, Detectors, ensemble_scores
 from models.fusion import fuse
 from models.orientation import oriented_gradients
 from models.shape import shape_statistics
@@ -67,6 +68,35 @@ def test_detectors_score_the_image_against_the_predicted_class(detectors: Detect
     for name in DETECTORS:
         assert scores[name].tolist() == expected[name].tolist()
     assert np.isfinite(np.stack(list(scores.values()))).all()
+
+
+def test_what_a_score_needs_is_itself_and_what_it_fuses(detectors: Detectors) -> None:
+    for name in (*ENSEMBLE, *FITTED):
+        assert detectors.needed(name) == {name}
+    assert detectors.needed(FUSED) == {"predictive_entropy", "shape", "strokes", FUSED}
+
+
+def test_scores_that_are_asked_are_those_of_all_to_the_bit(detectors: Detectors) -> None:
+    """For every set of detectors that has what each of them needs, and for those alone."""
+    several, one = judged(5), judged(1)
+    whole, single = detectors.scores(*several), detectors.scores(*one)
+    for chosen in product((False, True), repeat=len(DETECTORS)):
+        names = set(compress(DETECTORS, chosen))
+        if FUSED in names and not names >= detectors.needed(FUSED):
+            continue
+        for given, expected in ((several, whole), (one, single)):
+            scores = detectors.scores(*given, names)
+            assert list(scores) == [name for name in DETECTORS if name in names]
+            assert all(scores[name].tobytes() == expected[name].tobytes() for name in names)
+
+
+def test_those_that_are_not_asked_cost_nothing(
+    detectors: Detectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.detectors.shape_statistics", None)
+    monkeypatch.setattr("models.detectors.oriented_gradients", None)
+    asked = set(DETECTORS) - {"shape", "strokes", FUSED}
+    assert set(detectors.scores(*judged(5), asked)) == asked
 
 
 def test_single_scores_are_beside_the_classes_that_are_given(detectors: Detectors) -> None:

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models.outputs import Outputs
+from service.api.express import Express
 from service.app import create_app
 from service.repository import Model, open_model
 from service.settings import Settings
@@ -88,10 +89,11 @@ def with_logits(model: Model) -> Callable[[Callable[[np.ndarray], np.ndarray]], 
 
 
 class Client(httpx.AsyncClient):
-    """A client of an application in this process."""
+    """A client of an application in this process, with what a server puts in front of it."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(transport=httpx.ASGITransport(app), base_url="http://gate")
+    def __init__(self, app: FastAPI, access_log: bool) -> None:
+        front = httpx.ASGITransport(Express(app, access_log))
+        super().__init__(transport=front, base_url="http://gate")
         self.app = app
 
     async def until_queued(self, images: int) -> None:
@@ -104,8 +106,8 @@ class Client(httpx.AsyncClient):
 
 
 @asynccontextmanager
-async def _started(app: FastAPI) -> AsyncIterator[Client]:
-    async with app.router.lifespan_context(app), Client(app) as client:
+async def _started(app: FastAPI, access_log: bool) -> AsyncIterator[Client]:
+    async with app.router.lifespan_context(app), Client(app, access_log) as client:
         yield client
 
 
@@ -118,7 +120,7 @@ def start(settings: Settings, model: Model) -> Start:
 
     def make(other: Model | None = None, **changes: Any) -> AbstractAsyncContextManager[Client]:
         changed = settings.model_copy(update=changes)
-        return _started(create_app(changed, other or model))
+        return _started(create_app(changed, other or model), changed.access_log)
 
     return make
 

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.detectors import DETECTORS
 from models.outputs import Outputs
 from models.policy import Policy, reasons_to_abstain
 from models.preprocessing import grey, prepare
 from models.settling import serve
 from models.uncertainty import softmax, summarise
 from service.cases import Case, Rule, Stepper
-from service.evidence import Evidence
-from service.judgement import judge
+from service.intake import Prepared
+from service.repository import Model
 from tests.service import tiny
 from tests.service.conftest import FunctionRuntime
 
@@ -28,6 +29,7 @@ IMAGES = prepare(tiny.random_images(COUNT, 5), tiny.SPEC)[0]
 PIXELS, FEATURES = grey(IMAGES, tiny.SPEC), tiny.features_of(IMAGES)
 ALARMING, CALM = 0.999999, 1e-9
 """Levels at which every image is flagged, and none."""
+ALL = frozenset(DETECTORS)
 
 
 def table(logits: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -56,7 +58,14 @@ def stepper(model):
 
 
 def cases_of(rule: Rule) -> list[Case]:
-    return [Case(image[None], rule) for image in IMAGES]
+    return [Case(Prepared(image[None], {}), rule) for image in IMAGES]
+
+
+def run(stepper: Stepper, rule: Rule) -> list[Case]:
+    """Take the images to their end together."""
+    cases = cases_of(rule)
+    stepper.run(cases)
+    return cases
 
 
 def random_steps(stepper: Stepper, cases: list[Case], draw: Random) -> None:
@@ -67,17 +76,20 @@ def random_steps(stepper: Stepper, cases: list[Case], draw: Random) -> None:
         stepper.step(draw.sample(peers, draw.randint(1, len(peers))))
 
 
-def content(evidence: Evidence) -> tuple[object, ...]:
-    """All of it, to the bit."""
+def content(case: Case) -> tuple[object, ...]:
+    """All that is known of a settled image, to the bit."""
+    evidence, judged = case.known, case.judgement
     first = evidence.look
     arrays = (evidence.logits, evidence.probabilities, first.probabilities)
     bits = tuple((each.shape, each.tobytes()) for each in arrays)
     told = (evidence.entropies, first.scores, first.p_values)
-    return evidence.finite, first.finite, bits, told
+    verdict = judged and (judged.reasons, judged.p_value, judged.level, judged.ranking)
+    inside = judged and judged.inside
+    return evidence.finite, first.finite, bits, told, case.stage, verdict, inside
 
 
 def contents(cases: list[Case]) -> list[tuple[object, ...]]:
-    return [content(case.answer) for case in cases]
+    return [content(case) for case in cases]
 
 
 @st.composite
@@ -99,6 +111,12 @@ def policies(draw: st.DrawFn) -> Policy:
 SEEDS = st.integers(0, 2**32 - 1)
 
 
+def rule_of(model: Model, policy: Policy, level: float | None) -> Rule:
+    """A rule that asks no more detectors than it must."""
+    needed = model.bundle.detectors.needed(model.bundle.calibration.detector(policy))
+    return Rule(policy, level, needed)
+
+
 @given(policies(), SEEDS)
 def test_the_service_decides_as_the_replay_of_calibration(model, stepper, policy, seed):
     """`models.settling.serve` on the sums of all members' probabilities, known in advance."""
@@ -111,10 +129,11 @@ def test_the_service_decides_as_the_replay_of_calibration(model, stepper, policy
     totals = softmax(logits).cumsum(axis=1)[:, tiny.GROUP - 1 :: tiny.GROUP]
     served = serve(policy, totals, tiny.GROUP, flagged)
 
-    evidence = stepper(logits).run(IMAGES, Rule(policy, level))
-    judged = judge(bundle, policy, None, evidence)
+    cases = run(stepper(logits), rule_of(model, policy, level))
+    evidence, judged = [case.known for case in cases], [case.judgement for case in cases]
     assert [len(each.logits) for each in evidence] == served.members.tolist()
     assert [each.p_value for each in judged] == p_values.tolist()
+    assert {each.level for each in judged} == {level}
     assert [each.reasons for each in judged] == reasons_to_abstain(
         policy, served.probabilities, p_values, level
     )
@@ -139,39 +158,58 @@ def test_the_modes_differ_in_how_many_members_they_ask(stepper):
     for members, settled_at in modes.items():
         changed = policy.model_copy(update={"members": members, "settled_at": settled_at})
         asked[members] = {
-            len(each.logits) for each in stepper(logits).run(IMAGES, Rule(changed, CALM))
+            len(case.known.logits) for case in run(stepper(logits), Rule(changed, CALM, ALL))
         }
     assert asked == {"all": {6}, "exact": {4, 6}, "confident": {2, 4, 6}}
 
 
 @settings(max_examples=40)
 @given(policies(), SEEDS, st.randoms(use_true_random=False))
-def test_evidence_is_the_same_to_the_bit_in_whatever_steps(stepper, policy, seed, draw):
-    engine, rule = stepper(random_logits(seed)), Rule(policy, policy.alpha)
+def test_evidence_is_the_same_to_the_bit_in_whatever_steps(model, stepper, policy, seed, draw):
+    engine, rule = stepper(random_logits(seed)), rule_of(model, policy, policy.alpha)
     cases = cases_of(rule)
     random_steps(engine, cases, draw)
-    assert contents(cases) == [content(each) for each in engine.run(IMAGES, rule)]
+    assert contents(cases) == contents(run(engine, rule))
 
 
 @settings(max_examples=40)
 @given(policies(), st.randoms(use_true_random=False))
 def test_evidence_of_an_engine_is_the_same_to_the_bit_in_whatever_steps(model, policy, draw):
-    rule = Rule(policy, policy.alpha)
+    rule = rule_of(model, policy, policy.alpha)
     cases = cases_of(rule)
     random_steps(model.stepper, cases, draw)
-    assert contents(cases) == [content(each) for each in model.stepper.run(IMAGES, rule)]
+    assert contents(cases) == contents(run(model.stepper, rule))
 
 
 @settings(max_examples=40)
 @given(st.lists(policies(), min_size=2, max_size=4), SEEDS, st.randoms(use_true_random=False))
-def test_rules_that_share_steps_do_not_leak(stepper, several, seed, draw):
-    """Every image has the policy, level or none of its own request."""
+def test_rules_that_share_steps_do_not_leak(model, stepper, several, seed, draw):
+    """Every image has the policy, level or none, and the detectors of its own request."""
     engine = stepper(random_logits(seed))
-    rules = [Rule(each, draw.choice([ALARMING, CALM, 0.3, None])) for each in several]
+    rules = [rule_of(model, each, draw.choice([ALARMING, CALM, 0.3, None])) for each in several]
+    rules.append(replace(rules[0], detectors=ALL))
     mixed = [cases_of(rule) for rule in rules]
     random_steps(engine, [case for cases in mixed for case in cases], draw)
     for rule, cases in zip(rules, mixed, strict=True):
-        assert contents(cases) == [content(each) for each in engine.run(IMAGES, rule)]
+        assert contents(cases) == contents(run(engine, rule))
+        assert {frozenset(case.known.look.scores) for case in cases} == {rule.detectors}
+
+
+@settings(max_examples=40)
+@given(policies(), SEEDS, st.sampled_from([ALARMING, CALM, 0.3, None]))
+def test_an_image_of_which_all_detectors_are_asked_is_the_same(model, stepper, policy, seed, level):
+    """Those that are not needed change nothing but themselves."""
+    engine, rule = stepper(random_logits(seed)), rule_of(model, policy, level)
+    for case, explained in zip(
+        run(engine, rule), run(engine, replace(rule, detectors=ALL)), strict=True
+    ):
+        look, whole = case.known.look, explained.known.look
+        assert set(whole.scores) == set(whole.p_values) == set(DETECTORS)
+        assert look.scores == {name: whole.scores[name] for name in rule.detectors}
+        assert look.p_values == {name: whole.p_values[name] for name in rule.detectors}
+        explained.evidence = replace(explained.known, look=look)
+        assert whole.probabilities.tobytes() == look.probabilities.tobytes()
+        assert content(explained) == content(case)
 
 
 LEVELS = {
@@ -202,7 +240,7 @@ def undecided() -> np.ndarray:
 )
 def test_flagged_images_leave_after_the_first_step(stepper, members, level, stages):
     """But not if the flag needs the whole request (fdr); and all members are asked in one step."""
-    cases = cases_of(Rule(LEVELS[members], level))
+    cases = cases_of(Rule(LEVELS[members], level, ALL))
     engine = stepper(undecided())
     for stage in range(3):
         waiting = [case for case in cases if not case.settled]
@@ -210,7 +248,7 @@ def test_flagged_images_leave_after_the_first_step(stepper, members, level, stag
         if waiting:
             engine.step(waiting)
     assert {case.stage for case in cases} == {stages}
-    asked = {len(case.answer.logits) for case in cases}
+    asked = {len(case.known.logits) for case in cases}
     assert asked == {tiny.GROUP if level == ALARMING and members != "all" else tiny.M}
 
 
@@ -220,15 +258,16 @@ def test_flagged_images_leave_after_the_first_step(stepper, members, level, stag
 def test_what_is_not_finite_ends_the_image_and_no_other(stepper, members, member, value):
     logits = np.zeros((COUNT, tiny.M, tiny.K), np.float32)
     logits[:, :, 0] = np.linspace(2, 3, COUNT)[:, None]
-    rule = Rule(LEVELS[members], CALM)
-    expected = [content(each) for each in stepper(logits).run(IMAGES, rule)]
+    rule = Rule(LEVELS[members], CALM, ALL)
+    expected = contents(run(stepper(logits), rule))
     logits[3, member, 1] = value
     cases = cases_of(rule)
     random_steps(stepper(logits), cases, Random(member))
     lost = cases.pop(3)
-    assert not lost.answer.finite
+    assert not lost.known.finite
+    assert lost.judgement.reasons == ("uncertain",)
     assert lost.stage == (1 if members == "all" else member // tiny.GROUP + 1)
-    assert np.isfinite(lost.answer.probabilities).all()
+    assert np.isfinite(lost.known.probabilities).all()
     assert contents(cases) == expected[:3] + expected[4:]
 
 
@@ -242,11 +281,11 @@ def test_features_that_are_not_finite_end_the_image(model, members, level):
             features[2 % len(images), 1, 5] = np.nan
             return replace(outputs, features=features)
 
-    rule, logits = Rule(LEVELS[members], level), random_logits(2)
-    broken = Stepper(model.bundle, Broken(table(logits))).run(IMAGES, rule)
-    whole = Stepper(model.bundle, FunctionRuntime(table(logits))).run(IMAGES, rule)
-    assert not broken[2].finite
-    assert len(broken[2].logits) == (tiny.M if members == "all" else tiny.GROUP)
+    rule, logits = Rule(LEVELS[members], level, ALL), random_logits(2)
+    broken = run(Stepper(model.bundle, Broken(table(logits))), rule)
+    whole = run(Stepper(model.bundle, FunctionRuntime(table(logits))), rule)
+    assert not broken[2].known.finite
+    assert len(broken[2].known.logits) == (tiny.M if members == "all" else tiny.GROUP)
     for index in set(range(COUNT)) - {2}:
         assert content(broken[index]) == content(whole[index])
 
@@ -258,7 +297,7 @@ def test_features_that_are_not_finite_end_the_image(model, members, level):
 )
 def test_a_step_that_raises_changes_no_image(model, failing, fault):
     """Be it the engine, or what is made of its outputs."""
-    rule, healthy = Rule(LEVELS["exact"], CALM), FunctionRuntime(table(undecided()))
+    rule, healthy = Rule(LEVELS["exact"], CALM, ALL), FunctionRuntime(table(undecided()))
     whole = Stepper(model.bundle, healthy)
 
     class Broken(FunctionRuntime):
@@ -286,18 +325,19 @@ def test_a_step_that_raises_changes_no_image(model, failing, fault):
         assert case.look.scores == kept.look.scores
     while not cases[0].settled:
         whole.step(cases)
-    assert contents(cases) == [content(each) for each in whole.run(IMAGES, rule)]
+    assert contents(cases) == contents(run(whole, rule))
 
 
 @given(policies(), SEEDS)
 def test_an_engine_that_asks_all_at_once_flags_alike(stepper, policy, seed):
     """A GPU has room for all members; the first look is still at the first group."""
-    logits, rule = random_logits(seed), Rule(policy, policy.alpha)
-    at_once = stepper(logits, group=tiny.M).run(IMAGES, rule)
+    logits, rule = random_logits(seed), Rule(policy, policy.alpha, ALL)
+    at_once = run(stepper(logits, group=tiny.M), rule)
     everyone = summarise(logits)
-    for index, (one, other) in enumerate(
-        zip(at_once, stepper(logits).run(IMAGES, rule), strict=True)
+    for index, (case, by_groups) in enumerate(
+        zip(at_once, run(stepper(logits), rule), strict=True)
     ):
+        one, other = case.known, by_groups.known
         assert len(one.logits) == tiny.M
         assert one.probabilities.tolist() == everyone.probabilities[index].tolist()
         assert one.look.scores == other.look.scores

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,12 +89,9 @@ async def test_one_image_as_the_body(client, png, images, model):
     assert result["uncertainty"]["maximum"] == math.log(3)
     share = result["uncertainty"]["share"]["predictive_entropy"]
     assert share == pytest.approx(expected.predictive_entropy[0] / math.log(3))
-    assert set(result["ood"]["detectors"]) == set(model.bundle.calibration.tests)
-    detector = result["ood"]["detector"]
-    assert result["ood"]["detectors"][detector] == {
-        "score": result["ood"]["score"],
-        "p_value": result["ood"]["p_value"],
-    }
+    told = {"score": result["ood"]["score"], "p_value": result["ood"]["p_value"]}
+    assert result["ood"]["detector"] == "predictive_entropy"
+    assert result["ood"]["detectors"] == {"predictive_entropy": told}
     assert result["members_used"] == 6
     assert result["ood"]["members_used"] == 2
     assert result["input"] == {"width": 8, "height": 8, "mode": "L", "applied": ["none"]}
@@ -576,14 +574,32 @@ async def test_a_policy_may_name_the_score_that_raises_its_flag(
     client, images, encode, policy, score
 ):
     files = [("files", (f"{index}", encode(image))) for index, image in enumerate(images)]
-    plain = (await client.post("/predict?policy=open&alpha=0.3", files=files)).json()["results"]
+    query = "policy=open&alpha=0.3&explain=true"
+    plain = (await client.post(f"/predict?{query}", files=files)).json()["results"]
     named = (await client.post(f"/predict?policy={policy}", files=files)).json()["results"]
     for usual, other in zip(plain, named, strict=True):
         assert usual["ood"]["detector"] == "predictive_entropy"
         assert other["ood"]["detector"] == score
-        assert other["ood"]["detectors"] == usual["ood"]["detectors"]
+        assert other["ood"]["detectors"] == {score: usual["ood"]["detectors"][score]}
         expected = other["ood"]["detectors"][score]
         assert {key: other["ood"][key] for key in expected} == expected
         assert other["ood"]["flag"] == (expected["p_value"] <= 0.3) == (other["reasons"] == ["ood"])
     flags = [[result["ood"]["flag"] for result in results] for results in (plain, named)]
     assert flags[0] != flags[1]
+
+
+async def test_without_the_server_in_front_the_application_answers_alike(client, images, encode):
+    """`create_app` alone, as one who mounts it in another application has it."""
+    headers = {"Content-Type": "image/png", "X-Request-ID": "same"}
+    asked = {"content": encode(images[0]), "headers": headers}
+    bare = httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url="http://gate")
+    async with bare:
+        for query in ("", "?top_k=2", "?alpha=7", "?policy=none"):
+            there = await client.post(f"/predict{query}", **asked)
+            here = await bare.post(f"/predict{query}", **asked)
+            assert here.status_code == there.status_code
+            assert dict(here.headers) | {"content-length": ""} == dict(there.headers) | {
+                "content-length": ""
+            }
+            told = [each.json() | {"timing_ms": None} for each in (here, there)]
+            assert told[0] == told[1]

@@ -11,7 +11,8 @@ import pytest
 from models import bundle as bundles
 from models.certificate import clopper_pearson_upper
 from models.preprocessing import prepare
-from service.judgement import judge
+from service.cases import Case
+from service.intake import Prepared
 from service.offline import answer_files
 from service.repository import Model, open_model
 from service.results import choose_options
@@ -104,12 +105,13 @@ def test_every_mode_decides_alike_on_golden_images_and_noise(model: Model) -> No
     decided, asked = {}, {}
     for mode in ("all", "exact", "confident"):
         options = choose_options(model, "default", members=mode)
-        evidence = model.stepper.run(images, options.rule)
-        judged = judge(model.bundle, options.policy, None, evidence)
-        asked[mode] = [len(each.logits) for each in evidence]
+        cases = [Case(Prepared(image[None], {}), options.rule) for image in images]
+        model.stepper.run(cases)
+        judged = [case.judgement for case in cases]
+        asked[mode] = [len(case.known.logits) for case in cases]
         decided[mode] = [
-            (each.p_value, not each.reasons, "ood" in each.reasons or label.probabilities.argmax())
-            for each, label in zip(judged, evidence, strict=True)
+            (each.p_value, not each.reasons, "ood" in each.reasons or each.ranking[0])
+            for each in judged
         ]
     assert decided["all"] == decided["exact"] == decided["confident"]
     assert set(asked["all"]) == {32}

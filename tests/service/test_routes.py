@@ -139,7 +139,7 @@ async def test_an_unexpected_error_is_logged_and_not_told(start, monkeypatch, pn
     def explode(*args):
         raise KeyError("secret reason")
 
-    monkeypatch.setattr("service.api.predict.results", explode)
+    monkeypatch.setattr("service.api.answering.results", explode)
     async with start() as client:
         response = await client.post(
             "/predict", content=png, headers={**PNG, "X-Request-ID": "mine"}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, UnavailableError
-from service.scheduler import PATIENCE, Scheduler, Step, Times
+from service.scheduler import Scheduler, Step, Times
 
 FAR = 1e6
 LIMIT = 20.0
@@ -163,30 +163,64 @@ async def test_requests_gather_while_the_worker_is_busy() -> None:
         assert scheduler.queued == 0
 
 
-async def test_the_settled_leave_and_the_fullest_stage_goes_first() -> None:
-    """Of equally full ones the latest."""
-    async with running() as (scheduler, engine):
+async def test_the_settled_leave_and_those_who_waited_longest_in_all_go_first(
+    clock: Clock,
+) -> None:
+    """Two that came at 0 have waited 2 s in all at 1, six of 0.5 s have waited 3 s."""
+    async with running(clock, max_batch=6) as (scheduler, engine):
         first = await asking(scheduler, [Picture(1, 3), Picture(2, 1), Picture(3, 2)])
         await engine.busy()
-        others = [await asking(scheduler, pictures(value, needs=2)) for value in (4, 5)]
+        clock.now = 0.5
+        others = await asking(scheduler, pictures(*range(4, 10), needs=2))
+        clock.now = 1.0
         engine.release(1)
         await engine.busy()
         assert scheduler.queued == 2
-        engine.release()
-        await asyncio.gather(first, *others)
-        assert engine.steps == [(0, [1, 2, 3]), (1, [1, 3]), (0, [4, 5]), (1, [4, 5]), (2, [1])]
-
-
-async def test_no_stage_is_passed_over_for_long() -> None:
-    """Newcomers fill every step, and still the one image at stage 1 has its turn."""
-    async with running(max_batch=2) as (scheduler, engine):
-        slow = await asking(scheduler, [Picture(1, 2), Picture(2, 1)])
+        clock.now = 10.0
+        engine.release(1)
         await engine.busy()
+        engine.release()
+        await asyncio.gather(first, others)
+        new = [4, 5, 6, 7, 8, 9]
+        assert engine.steps[:2] == [(0, [1, 2, 3]), (0, new)]
+        assert engine.steps[2:] == [(1, [1, 3, 4, 5, 6, 7]), (1, [8, 9]), (2, [1])]
+
+
+async def test_of_those_who_waited_alike_the_latest_go_first() -> None:
+    async with running() as (scheduler, engine):
+        first = await asking(scheduler, pictures(1, needs=2))
+        await engine.busy()
+        other = await asking(scheduler, pictures(2, needs=2))
+        engine.release()
+        await asyncio.gather(first, other)
+        assert engine.steps == [(0, [1]), (1, [1]), (0, [2]), (1, [2])]
+
+
+async def test_only_as_many_as_a_step_has_room_for_count(clock: Clock) -> None:
+    """Of 30 that have waited for 1 s each, two take a step: 2 s in all, and 1 has waited 3 s."""
+    async with running(clock, max_batch=2) as (scheduler, engine):
+        slow = await asking(scheduler, pictures(1, needs=2))
+        await engine.busy()
+        clock.now = 2.0
         crowd = await asking(scheduler, pictures(*range(20, 50)))
+        clock.now = 3.0
         engine.release()
         await asyncio.gather(slow, crowd)
-        assert engine.steps.index((1, [1])) == PATIENCE + 1
-        assert len(engine.steps) == 17
+        assert engine.steps[:3] == [(0, [1]), (1, [1]), (0, [20, 21])]
+
+
+async def test_no_stage_waits_for_ever(clock: Clock) -> None:
+    """Newcomers fill every step of 1 s, and the one image at stage 1 is passed over once."""
+    async with running(clock, cost=(0.0, 1.0), max_batch=2) as (scheduler, engine):
+        tasks = [await asking(scheduler, pictures(1, needs=2))]
+        await engine.busy()
+        for value in range(20, 40, 2):
+            tasks.append(await asking(scheduler, pictures(value, value + 1)))
+            engine.release(1)
+            await engine.busy()
+        engine.release()
+        await asyncio.gather(*tasks)
+        assert engine.steps[:4] == [(0, [1]), (0, [20, 21]), (1, [1]), (0, [22, 23])]
 
 
 async def test_those_between_steps_are_queued() -> None:
@@ -198,7 +232,7 @@ async def test_those_between_steps_are_queued() -> None:
             queued.append(scheduler.queued)
             engine.release(1)
         await task
-        assert queued == [3, 3, 3, 1, 0, 0]
+        assert queued == [3, 3, 1, 1, 0, 0]
 
 
 async def test_no_images_take_no_time() -> None:
@@ -270,17 +304,21 @@ async def test_background_fills_what_the_foreground_leaves() -> None:
         ]
 
 
-async def test_in_the_background_too_the_fullest_stage_goes_first() -> None:
+async def test_in_the_background_too_those_who_waited_longest_in_all_go_first(
+    clock: Clock,
+) -> None:
     """20 began earlier than the others, as it rode along with the foreground."""
-    async with running() as (scheduler, engine):
+    async with running(clock) as (scheduler, engine):
         tasks = [await under_way((scheduler, engine), 0)]
         tasks += [await asking(scheduler, pictures(1, 2, 3, needs=2))]
         tasks += [await asking(scheduler, pictures(20, needs=4), background=True)]
         tasks += [await asking(scheduler, pictures(21, 22, 23, needs=2), background=True)]
+        clock.now = 1.0
         for _ in range(2):
             engine.release(1)
             await engine.busy()
         tasks += [await asking(scheduler, pictures(4))]
+        clock.now = 1.5
         engine.release()
         await asyncio.gather(*tasks)
         assert engine.steps[1:4] == [(0, [1, 2, 3, 20]), (1, [1, 2, 3, 20]), (0, [4, 21, 22, 23])]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def test_bad_files(tmp_path, text, message):
     with pytest.raises(SettingsError, match=message) as error:
         load_settings(config=write(tmp_path, text))
     assert "\n" not in str(error.value)
+
+
+def test_they_can_be_sent_to_another_process():
+    settings = load_settings({"workers": 2, "threads": 3})
+    assert pickle.loads(pickle.dumps(settings)) == settings
 
 
 def test_no_such_file(tmp_path):

@@ -203,6 +203,7 @@ def publish(
             "open": Policy(alpha=0.001, min_probability=0.0),
             "shapely": Policy(alpha=0.3, min_probability=0.0, score="shape"),
             "featured": Policy(alpha=0.3, min_probability=0.0, score="feature_subspaces"),
+            "blended": Policy(alpha=0.3, min_probability=0.0, score="fused"),
             "sure": Policy(alpha=0.3, min_probability=0.0, alpha_confidence=0.9),
             "by_class": Policy(alpha=0.3, min_probability=0.0, conditional_on="class"),
             "quick": Policy(alpha=0.3, min_probability=0.6, members="confident", settled_at=0.96),

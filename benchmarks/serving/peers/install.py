@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.servers import Server, ServerError, last_line
+from benchmarks.serving.servers import ROOT, Server, ServerError, last_line
 
 HERE = Path(__file__).parent
+SERVICE = ROOT / "requirements" / "service.lock"
 APPS = __package__
 INSTALL_SECONDS = 900
 
@@ -82,20 +82,29 @@ PEERS = {
 }
 
 
-def install(name: str, venvs: Path) -> Path:
-    """The peer's venv, made if its requirements are not those that it was made of.
+OURS = "langevin-gate"
+
+
+def install(name: str, venvs: Path, python: str) -> Path:
+    """The venv of a peer, or of `OURS`, made if its requirements are not those it was made of.
+
+    Args:
+        name: a peer's, or `OURS`.
+        venvs: the folder of all.
+        python: the interpreter of all.
 
     Raises:
         ServerError: it cannot be made.
     """
-    venv, requirements = venvs / name, HERE / f"{name}.txt"
-    mark = venv / "requirements.txt"
-    if mark.exists() and mark.read_text() == requirements.read_text():
+    requirements = SERVICE if name == OURS else HERE / f"{name}.txt"
+    venv, made_of = venvs.absolute() / name, f"{python}\n{requirements.read_text()}"
+    mark = venv / "made-of.txt"
+    if mark.exists() and mark.read_text() == made_of:
         return venv
-    python = str(venv / "bin" / "python")
+    pip = [str(venv / "bin" / "python"), "-m", "pip"]
     for command in (
-        [sys.executable, "-m", "venv", str(venv)],
-        [python, "-m", "pip", "install", "--quiet", "-r", str(requirements)],
+        [python, "-m", "venv", "--clear", str(venv)],
+        [*pip, "install", "--quiet", "-r", str(requirements)],
     ):
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
@@ -103,5 +112,5 @@ def install(name: str, venvs: Path) -> Path:
             raise ServerError(f"cannot install: {error}") from error
         if done.returncode:
             raise ServerError(f"cannot install: {last_line(done.stderr)}")
-    mark.write_text(requirements.read_text())
+    mark.write_text(made_of)
     return venv
