@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     allow_unverified: bool = Field(
         False, description="Serve a bundle whose sampler diagnostics did not pass."
     )
-    max_batch_images: int = Field(32, ge=1, description="Images in one inference step.")
+    max_batch_images: int = Field(64, ge=1, description="Images in one inference step.")
     max_queue_images: int = Field(
         512, ge=1, description="Images, and requests, that may be under way; beyond it 503."
     )

@@ -17,6 +17,8 @@ from training.evaluate import Answers, Decisions
 
 GAIN = 0.95
 """Share of the served variant's time that a faster one may take."""
+ROUNDING = 1e-6
+"""How much a mean probability may change by the order in which fp32 numbers are added up."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,14 @@ class Parity:
         labels: images with another label.
         accepted: images that one accepts and the other does not.
         flagged: images that one flags and the other does not.
+        company: largest |Δ| of a mean probability between an image alone and in a batch.
     """
 
     probability: float
     labels: int
     accepted: int
     flagged: int
+    company: float
 
     @property
     def holds(self) -> bool:
@@ -51,29 +55,48 @@ def answers(variant: Ensemble, images: Floats, bundle: Bundle, batch: int) -> An
     return Answers.detected(together, grey(images, bundle.manifest.input), bundle.detectors)
 
 
-def compare(served: Answers, other: Answers, calibration: Calibration, policy: Policy) -> Parity:
-    """Answers on the same images beside those that are served, all members being asked."""
+def compare(
+    served: Answers, other: Answers, alone: Answers, calibration: Calibration, policy: Policy
+) -> Parity:
+    """Answers on the same images beside those that are served, all members being asked.
+
+    Args:
+        served: by the variant that is served.
+        other: by another, in batches.
+        alone: by the other, on the first of the images, one by one.
+        calibration: of the bundle.
+        policy: that decides.
+    """
     one, two = (each.decide(calibration, policy.asking("all")) for each in (served, other))
-    change = other.prediction.probabilities - served.prediction.probabilities
     return Parity(
-        float(np.abs(change).max()),
+        _largest_change(served, other),
         int((one.classes != two.classes).sum()),
         int((one.accepted != two.accepted).sum()),
         int((_flagged(one) != _flagged(two)).sum()),
+        _largest_change(alone, other),
     )
 
 
-def verdict(parity: Parity, ratios: Mapping[int, float]) -> str:
-    """Adopt a variant only if decisions hold and it is faster.
+def verdict(parity: Parity, ratios: Mapping[str, float]) -> str:
+    """Adopt a variant only if decisions hold, whatever else is in the batch, and it is faster.
 
     Args:
         parity: with the variant that is served.
-        ratios: its time ÷ that of the variant that is served, by images in a batch.
+        ratios: its time ÷ that of the variant that is served, by kind of batch.
     """
     reasons = [] if parity.holds else ["decisions differ"]
-    if slow := [str(batch) for batch, ratio in ratios.items() if ratio > GAIN]:
-        reasons.append(f"no gain at batch {', '.join(slow)}")
+    if parity.company > ROUNDING:
+        reasons.append("company changes answers")
+    if slow := [kind for kind, ratio in ratios.items() if ratio > GAIN]:
+        reasons.append(f"no gain at {', '.join(slow)}")
     return f"no: {'; '.join(reasons)}" if reasons else "adopt"
+
+
+def _largest_change(one: Answers, other: Answers) -> float:
+    """Of mean probabilities on the images that both have answered."""
+    before, after = one.prediction.probabilities, other.prediction.probabilities
+    count = min(len(before), len(after))
+    return float(np.abs(after[:count] - before[:count]).max())
 
 
 def _flagged(decisions: Decisions) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -44,7 +44,7 @@ def of_threads(
         for first in members
         for count, runtime in runtimes.items()
     }
-    times = least_times(passes, rounds)
+    times = least_times(passes, len(images), rounds)
     return {first: {count: times[first, count] for count in counts} for first in members}
 
 
@@ -62,7 +62,8 @@ def of_members(bundle: Bundle, images: Floats, folder: Path, rounds: int) -> dic
             ensembles[size] = _exported(network, positions[:size], images, target)
         elif size % spec.group == 0:
             ensembles[size] = _of_first(runtime, size)
-    return least_times({size: partial(run, images) for size, run in ensembles.items()}, rounds)
+    passes = {size: partial(run, images) for size, run in ensembles.items()}
+    return least_times(passes, len(images), rounds)
 
 
 def of_pixels(folder: Path, rounds: int) -> dict[tuple[int, int], Least]:
@@ -76,7 +77,7 @@ def of_pixels(folder: Path, rounds: int) -> dict[tuple[int, int], Least]:
         images = torch.randn((BATCH, *network.input_shape), generator=randomness).numpy()
         ensemble = _exported(network, positions.numpy(), images, folder / f"{pixels}-pixels")
         passes[pixels, network.num_weights] = partial(ensemble, images)
-    return least_times(passes, rounds)
+    return least_times(passes, BATCH, rounds)
 
 
 def _of_first(runtime: onnx.OnnxRuntime, members: int) -> Ensemble:

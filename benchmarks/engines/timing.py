@@ -13,7 +13,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Least:
-    """Least seconds of one pass.
+    """Seconds an image of the pass that was the fastest on the clock.
 
     Attributes:
         wall: on the clock.
@@ -24,11 +24,18 @@ class Least:
     cpu: float = inf
 
 
-def least_times(passes: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, Least]:
-    """The least times of each pass by its name, of `rounds` rounds in which each has one turn.
+def least_times(
+    passes: Mapping[Name, Callable[[], object]], images: int, rounds: int
+) -> dict[Name, Least]:
+    """The least times an image of each pass by its name.
 
     What other processes do to the machine makes a pass longer, never shorter, and the least of
     many passes is nearest to what it takes when nothing does.
+
+    Args:
+        passes: that are compared.
+        images: that one pass answers.
+        rounds: in each of which every pass has one turn.
     """
     least = dict.fromkeys(passes, Least())
     for _ in range(rounds):
@@ -36,5 +43,6 @@ def least_times(passes: Mapping[Name, Callable[[], object]], rounds: int) -> dic
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-            least[name] = Least(min(least[name].wall, wall), min(least[name].cpu, cpu))
+            if wall / images < least[name].wall:
+                least[name] = Least(wall / images, cpu / images)
     return least

@@ -64,24 +64,22 @@ def _fp16(source: Source) -> Ensemble:
     return of_graphs([graphs.fp16(graph) for graph in source.graphs], source.bundle)
 
 
-def _torch(source: Source) -> Ensemble:
+def _torch_served(source: Source) -> Ensemble:
     return of_runtime(open_runtime(source.bundle, "cpu", 1))
 
 
-def _contiguous(source: Source) -> Ensemble:
+def _torch(
+    source: Source,
+    layout: torch.memory_format = torch.channels_last,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+) -> Ensemble:
     runtime = open_runtime(source.bundle, "cpu", 1)
-    return of_torch(runtime.network.forward, runtime.steps, torch.float32)
-
-
-def _compiled(source: Source) -> Ensemble:
-    runtime = open_runtime(source.bundle, "cpu", 1)
-    forward = torch.compile(runtime.network.forward, dynamic=False)
-    return of_torch(forward, runtime.steps, torch.float32)
-
-
-def _bfloat16(source: Source) -> Ensemble:
-    runtime = open_runtime(source.bundle, "cpu", 1)
-    return of_torch(runtime.network.forward, runtime.steps, torch.bfloat16)
+    forward = runtime.network.forward
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
+    groups = [group for step in runtime.steps for group in step]
+    return of_torch(forward, groups, layout, dtype)
 
 
 OPENERS: Mapping[str, Callable[[Source], Ensemble]] = {
@@ -90,10 +88,11 @@ OPENERS: Mapping[str, Callable[[Source], Ensemble]] = {
     "onnxruntime, int8 products (dynamic)": _int8_products,
     "onnxruntime, int8 convolutions (static)": _int8_convolutions,
     "onnxruntime, fp16": _fp16,
-    "torch, channels-last (as served)": _torch,
-    "torch, contiguous": _contiguous,
-    "torch, compiled": _compiled,
-    "torch, bfloat16": _bfloat16,
+    "torch (as served)": _torch_served,
+    "torch, contiguous": partial(_torch, layout=torch.contiguous_format),
+    "torch, channels-last": _torch,
+    "torch, channels-last, compiled": partial(_torch, compiled=True),
+    "torch, channels-last, bfloat16": partial(_torch, dtype=torch.bfloat16),
 }
 
 
@@ -133,19 +132,19 @@ def of_graphs(files: Sequence[Path], bundle: Bundle) -> Ensemble:
 
 
 def of_torch(
-    forward: Forward, steps: Sequence[Sequence[Parameters]], dtype: torch.dtype
+    forward: Forward,
+    groups: Sequence[Parameters],
+    layout: torch.memory_format,
+    dtype: torch.dtype,
 ) -> Ensemble:
-    """All members by torch, on images in the usual order, in this precision."""
-    groups = [
-        {name: values.to(dtype) for name, values in group.items()}
-        for step in steps
-        for group in step
-    ]
+    """All members by torch, on images in this layout and precision."""
+    cast = [{name: values.to(dtype) for name, values in group.items()} for group in groups]
 
     @torch.inference_mode()
     def evaluate(images: Floats) -> Outputs:
-        batch = torch.from_numpy(images).to(dtype)
-        logits, features = zip(*(forward(group, batch) for group in groups), strict=True)
+        # Unlike contiguous(), clone() also lays out images of one channel.
+        batch = torch.from_numpy(images).to(dtype).clone(memory_format=layout)
+        logits, features = zip(*(forward(group, batch) for group in cast), strict=True)
         return Outputs(_array(torch.cat(logits, dim=1)), _array(features[0]))
 
     return evaluate

@@ -34,7 +34,8 @@ def tables(report: Figures) -> str:
     """All of them, as a document."""
     options = report["options"]
     parts = [
-        f"{report['machine']}. Server on CPU {options['server_cpus']}, clients on CPU "
+        f"{report['machine']}. Servers have Python {options['python']} and CPU "
+        f"{options['server_cpus']}, clients CPU "
         f"{options['client_cpus']}, {options['seconds']} s a measurement, rounds: "
         f"{options['rounds']}. Median, and the range over rounds.",
         "## Capacity",
