@@ -26,12 +26,13 @@ from typing import Any
 from benchmarks.machine import describe
 from benchmarks.serving import traffic
 from benchmarks.serving.chart import draw
-from benchmarks.serving.measure import Bench, best_setting, rounds
+from benchmarks.serving.measure import Bench, best_setting, rounds, try_settings
 from benchmarks.serving.openloop import CONNECTIONS
 from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
 from benchmarks.serving.servers import QUIET, Server, ServerError, answer, limits, ours, running
 from benchmarks.serving.tables import tables
+from benchmarks.serving.turns import in_turns
 from models import bundle as bundles
 from training.data import DataError, data_directory
 from training.figures import save
@@ -49,8 +50,10 @@ class Options:
     peers: str
     venvs: Path
     python: str
+    settings: Path | None
     server_cpus: str
     client_cpus: str
+    turns: int
     rounds: int
     seconds: int
     deadline: float
@@ -104,6 +107,7 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
     servers, tried = ours(bundle, python), {}
     canned = _canned(servers[0], bench)
     names = [name for name in options.peers.split(",") if name]
+    known = json.loads(options.settings.read_text())["tried"] if options.settings else {}
     if unknown := set(names) - PEERS.keys():
         raise ServerError(f"no such peer: {', '.join(sorted(unknown))}")
     for name in names:
@@ -117,11 +121,15 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
             continue
         grid = peer.grid[:2] if options.quick else peer.grid
         candidates = [peer.server(setting, venv, bundle) for setting in grid]
-        best, tried[name] = best_setting(bench, candidates)
-        if best is not None:
-            servers.append(best)
+        if name in known:
+            tried[name] = known[name]
+        else:
+            tried[name] = try_settings(bench, candidates)
+        servers += best_setting(candidates, tried[name])
     inference = _inference_rate(options, bundle, python)
-    figures = rounds(bench, options.rounds, servers, limits(canned, python), set(names))
+    ceilings = limits(canned, python)
+    turns = in_turns(bench, _side_by_side(servers, tried, ceilings), options.turns)
+    figures = rounds(bench, options.rounds, servers, ceilings, set(names))
     return {
         "machine": describe("onnxruntime", "uvicorn", "fastapi"),
         "options": {
@@ -137,8 +145,19 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         "tried": tried,
         "failures": failures,
         "inference": inference,
+        "turns": turns,
         **figures,
     }
+
+
+def _side_by_side(
+    servers: list[Server], tried: dict[str, dict[str, float]], ceilings: list[Server]
+) -> list[Server]:
+    """Ours, the best peer, and the limits: some of the other peers are busy even when idle."""
+    reached = {name: max(rates.values(), default=0.0) for name, rates in tried.items()}
+    best = max(reached, key=lambda name: reached[name], default=None)
+    own = [server for server in servers if server.name not in tried]
+    return [*own, *(server for server in servers if server.name == best), *ceilings]
 
 
 def say(line: str) -> None:
@@ -194,14 +213,16 @@ def _options() -> Options:
     parser.add_argument("--peers", default=",".join(PEERS), help="which, or '' for none")
     parser.add_argument("--venvs", type=Path, default=Path(".venv/peers"), help="of the peers")
     parser.add_argument("--python", default=sys.executable, help="of all servers")
+    parser.add_argument("--settings", type=Path, help="serving.json that tried the peers' before")
     parser.add_argument("--server-cpus", default="1", help="as taskset has them")
     parser.add_argument("--client-cpus", default="0", help="as taskset has them")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=15, help="side by side, of 1 s each")
+    parser.add_argument("--rounds", type=int, default=3, help="of each server alone")
     parser.add_argument("--seconds", type=int, default=6, help="of one measurement")
     parser.add_argument("--deadline", type=float, default=1.0, help="seconds, under overload")
     parser.add_argument("--quick", action="store_true", help="1 round of 2 s, to try it out")
     options = Options(**vars(parser.parse_args()))
-    return replace(options, rounds=1, seconds=2) if options.quick else options
+    return replace(options, turns=2, rounds=1, seconds=2) if options.quick else options
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def rounds(
     return {"closed": in_closed, "open": in_open, "growth": growth}
 
 
-def best_setting(bench: Bench, candidates: list[Server]) -> tuple[Server | None, Figures]:
-    """The candidate with the highest throughput, and that of each by its settings."""
+def try_settings(bench: Bench, candidates: list[Server]) -> Figures:
+    """Throughput of a server by its settings."""
     tried = {}
     for server in candidates:
         throughput = bench.attempt(server, _throughput)
@@ -108,8 +108,13 @@ def best_setting(bench: Bench, candidates: list[Server]) -> tuple[Server | None,
             break
         bench.say(f"{server.name}, {server.settings}: {throughput:.0f}/s")
         tried[server.settings] = throughput
+    return tried
+
+
+def best_setting(candidates: list[Server], tried: Figures) -> list[Server]:
+    """The candidate with the highest throughput; none if none was measured."""
     best = max(tried, key=lambda settings: tried[settings], default=None)
-    return next((server for server in candidates if server.settings == best), None), tried
+    return [server for server in candidates if server.settings == best]
 
 
 def in_closed_loop(bench: Bench, server: Server, process: Running) -> Figures:

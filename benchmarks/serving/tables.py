@@ -14,6 +14,7 @@ from benchmarks.serving.measure import (
     PATIENCE_SECONDS,
     SHARES,
 )
+from benchmarks.serving.turns import best, ratios
 
 Figures = dict[str, Any]
 NONE = "–"
@@ -38,6 +39,11 @@ def tables(report: Figures) -> str:
         f"{options['server_cpus']}, clients CPU "
         f"{options['client_cpus']}, {options['seconds']} s a measurement, rounds: "
         f"{options['rounds']}. Median, and the range over rounds.",
+        "## Side by side",
+        "The service and the best peer run at once, and answer in turns of a second, closed loop; "
+        "each at the number of connections that suits it. Median and quartiles over turns, and of "
+        "the ratios in a turn.",
+        _side_by_side(report),
         "## Capacity",
         "Closed loop, answers a second by connections. Memory is the sum over a server's "
         "processes of what is resident: pages that they share count once for each. The service "
@@ -85,6 +91,30 @@ def _of(rounds: Sequence[Figures], *keys: str) -> list[float | None]:
         return found
 
     return [find(figures) for figures in rounds]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third; of a single value, itself."""
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def _middle(values: Sequence[float], decimals: int) -> str:
+    low, high = quartiles(values)
+    middle = statistics.median(values)
+    return f"{middle:.{decimals}f} ({low:.{decimals}f}–{high:.{decimals}f})"
+
+
+def _side_by_side(report: Figures) -> str:
+    turns, ours = report["turns"], next(iter(report["settings"]))
+    rows = []
+    for name, rates in turns.items():
+        connections, values = best(rates)
+        ratio = _middle(ratios(turns, ours, name), 2) if ours in turns else NONE
+        rows.append([name, connections, _middle(values, 0), ratio])
+    return _table(["server", "connections", "answers a second", f"{ours} / it"], rows)
 
 
 def _capacity(report: Figures) -> str:
@@ -234,7 +264,7 @@ def _growth(report: Figures) -> list[str]:
 
 def _settings(report: Figures) -> str:
     return _table(
-        ["server", "tried (requests/s at 64 connections)", "kept"],
+        ["server", f"tried (requests/s at {CONNECTIONS[-1]} connections)", "kept"],
         (
             [
                 report["requirements"][name],

@@ -319,7 +319,7 @@ def canned() -> dict[str, Any]:
 
     def closed_loop(rate: float) -> dict[str, Any]:
         part = {"throughput": rate, "good": 100, "cpu_us": 500.0, **latency(4)}
-        parts = dict.fromkeys(("1", "32", "64"), part)
+        parts = dict.fromkeys(("1", "32", "64", "128"), part)
         return {"connections": parts, "capacity": rate, "cpu_us": 500.0, "megabytes": 200.0}
 
     def load(rate: float) -> dict[str, Any]:
@@ -347,6 +347,11 @@ def canned() -> dict[str, Any]:
         "tried": {"mosec": {"batch 32, 1 ms": 900.0, "batch 64, 1 ms": 800.0}},
         "failures": {"ray": "not ready: no answer"},
         "inference": [1100.0, 1200.0],
+        "turns": {
+            "langevin gate": {"64": [2000.0, 3000.0, 2400.0], "128": [2100.0, 2800.0, 2000.0]},
+            "mosec": {"64": [900.0, 1000.0, 950.0], "128": [1000.0, 1200.0, 800.0]},
+            "uvicorn: hello": {"64": [9000.0, 9100.0, 9050.0], "128": [0.0, 0.0, 0.0]},
+        },
         "closed": {
             "langevin gate": [closed_loop(3000), closed_loop(2000)],
             "mosec": [closed_loop(1000)],
@@ -362,6 +367,8 @@ def test_tables_of_a_canned_report() -> None:
     rate = "2500 (2000–3000)"
     for line in (
         f"| langevin gate | {rate} | {rate} | {rate} | {rate} | {rate} | 0.00 | 500 | 0.50 | 200 |",
+        "| langevin gate | 64 | 2400 (2200–2700) | 1.00 (1.00–1.00) |",
+        "| mosec | 128 | 1000 (900–1100) | 2.50 (2.25–2.75) |",
         "| onnxruntime alone, batches of 32 (images) | 1150 (1100–1200) |",
         "| uvicorn: hello (requests) | 9050 (9000–9100) |",
         "| mosec" + 4 * " | 4.0 / 8.0 / 12.0" + " |",
@@ -389,5 +396,5 @@ def test_tables_without_what_did_not_run() -> None:
 
 def test_a_bar_for_each_server_and_none_for_the_limits() -> None:
     (axes,) = draw(canned()).axes
-    assert [bar.get_width() for bar in axes.patches] == [2500, 1000]
+    assert [bar.get_width() for bar in axes.patches] == [2400, 1000]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["langevin gate", "mosec"]
