@@ -39,6 +39,9 @@ MARGIN = 1 / 7
 INK = 0.5
 TRACE = 0.3
 
+_INK = LEVELS.index(INK)
+_THRESHOLDS = np.array(LEVELS, dtype=np.float32)[:, None, None]
+
 
 def shape_statistics(pixels: Pixels) -> Array:
     """The `STATISTICS` [B, 20] of grey images [B, H, W] with values from 0 to 1.
@@ -67,12 +70,13 @@ def shape_statistics(pixels: Pixels) -> Array:
     laplacian = 4 * grey[:, 1:-1, 1:-1] - neighbours
     top, left = round(MARGIN * height), round(MARGIN * width)
     middle = grey[:, top : height - top, left : width - left]
-    ink = pixels > INK
-    area = np.maximum(_count(ink), 1)
+    masks = pixels[:, None] > _THRESHOLDS
+    counts = _count(masks.reshape(-1, height, width)).reshape(-1, len(LEVELS))
+    ink, area = masks[:, _INK], np.maximum(counts[:, _INK], 1)
     border = _count(ink[:, 1:] != ink[:, :-1]) + _count(ink[:, :, 1:] != ink[:, :, :-1])
     once = _erode(ink)
     seen = pixels > TRACE
-    above = np.stack([_count(pixels > level) for level in LEVELS], axis=1) / (height * width)
+    above = counts / (height * width)
     levels = above.copy()
     levels[:, :-1] -= above[:, 1:]
     alone = [
@@ -82,9 +86,9 @@ def shape_statistics(pixels: Pixels) -> Array:
         (rows * down**2).sum(axis=1) / mass - row**2,
         (columns * across**2).sum(axis=1) / mass - column**2,
         mixed - row * column,
-        _total(np.abs(falling)) / mass,
-        _total(np.abs(stepping)) / mass,
-        _total(np.abs(laplacian)) / mass,
+        _total(np.abs(falling, out=falling)) / mass,
+        _total(np.abs(stepping, out=stepping)) / mass,
+        _total(np.abs(laplacian, out=laplacian)) / mass,
         1 - _total(middle) / mass,
         border / area,
         _count(once) / area,
