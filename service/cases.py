@@ -156,7 +156,9 @@ class Stepper:
         chosen = np.flatnonzero(done).tolist()
         evidence: list[Evidence | None] = [None] * len(cases)
         if chosen:
-            theirs = np.stack([np.concatenate(logits[index]) for index in chosen])
+            theirs = new[chosen]
+            if seen:
+                theirs = np.stack([np.concatenate(logits[index]) for index in chosen])
             first_only = until == self.bundle.manifest.members.group
             end = conclude_first if first_only else conclude
             for index, each in zip(chosen, end(theirs, [looks[i] for i in chosen]), strict=True):
