@@ -72,7 +72,7 @@ def tables(report: Figures) -> str:
         _settings(report),
     ]
     if report["failures"]:
-        parts += ["## Not measured, in at least one round", _failures(report)]
+        parts += ["## Failures", _failures(report)]
     return "\n\n".join(parts) + "\n"
 
 
