@@ -2,15 +2,16 @@
 
     python -m benchmarks.graph [BUNDLE]
 
-One thread, one run: the graph and graphs of its first members alone take turns, and the least CPU
-time of each is kept. The second table is of groups, as the service evaluates them: what a member
-costs that shares its graph with others.
+One thread, one run: the graph and graphs of its first members alone take turns, and the CPU time of
+the fastest pass of each is kept. The second table is of groups, as the service evaluates them: what
+a member costs that shares its graph with others.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +19,16 @@ import numpy as np
 import onnxruntime
 import torch
 import typer
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from benchmarks.machine import describe
+from benchmarks.timing import least_times
 from models import bundle as bundles
 from models.networks import from_manifest
 from training.export import export, session
+
+Floats = NDArray[np.float32]
 
 BATCHES = (1, 8, 32, 128)
 GROUPS = (1, 2, 4, 8, 16, 32)
@@ -52,7 +57,7 @@ def main(
             target.mkdir()
             export(network, positions[:size], size, target, torch.from_numpy(images))
             groups.append(session(target / bundles.GRAPH))
-        least = [_least_times((ensemble, *groups), images[:batch]) for batch in BATCHES]
+        least = [_seconds((ensemble, *groups), images[:batch]) for batch in BATCHES]
     print(f"{count} members, one thread, {describe('onnxruntime')}\n")
     print("| batch | one member (ms) | ensemble (ms) | ensemble / member | µs an image |")
     print("|---|---|---|---|---|")
@@ -71,18 +76,14 @@ def main(
         print(f"| {batch} | {' | '.join(costs)} |")
 
 
-def _least_times(
-    graphs: tuple[onnxruntime.InferenceSession, ...],
-    images: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-) -> list[float]:
-    """Least CPU seconds of one pass of each graph, the graphs taking turns."""
-    least = [float("inf")] * len(graphs)
-    for _ in range(ROUNDS):
-        for index, graph in enumerate(graphs):
-            start = time.process_time()
-            graph.run(["logits"], {"images": images})
-            least[index] = min(least[index], time.process_time() - start)
-    return least
+def _seconds(graphs: Sequence[onnxruntime.InferenceSession], images: Floats) -> list[float]:
+    """CPU seconds of the fastest pass of each graph, the graphs taking turns."""
+    passes = {
+        number: partial(graph.run, ["logits"], {"images": images})
+        for number, graph in enumerate(graphs)
+    }
+    least = least_times(passes, len(images), ROUNDS)
+    return [len(images) * each.cpu for each in least.values()]
 
 
 if __name__ == "__main__":

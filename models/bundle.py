@@ -36,6 +36,11 @@ CLASSES = "classes"
 REQUIRED = (GRAPH, GROUP_GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
 
 
+def initializer_name(name: str) -> str:
+    """What a tensor of the weights is called in the graphs, where a name has no dots."""
+    return name.replace(".", "_")
+
+
 class BundleError(Exception):
     """A bundle that cannot be used; the message names the file and the reason."""
 

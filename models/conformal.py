@@ -14,11 +14,9 @@ images are caught.
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +52,6 @@ class ConformalTest:
     def size(self) -> int:
         """n, the number of calibration scores."""
         return self.scores.size
-
-    @cached_property
-    def _ascending(self) -> list[float]:
-        ascending: list[float] = self.scores.tolist()
-        return ascending
-
-    def p_value(self, score: float) -> float:
-        """That of one score; for a few, faster than `p_values`."""
-        below = self.size if math.isnan(score) else bisect_left(self._ascending, score)
-        return (1 + self.size - below) / (self.size + 1)
 
     def p_values(self, scores: NDArray[np.floating]) -> Array:
         """p-values [B] of scores [B]; a score that is not a number gets the least, 1/(n + 1)."""

@@ -63,14 +63,16 @@ SHAPES = {
 BOUNDS, REFERENCES = "feature_neighbours.bounds", "feature_neighbours.references"
 
 
-def ensemble_scores(prediction: Prediction) -> dict[str, Array]:
+def ensemble_scores(
+    prediction: Prediction, names: Collection[str] = tuple(ENSEMBLE)
+) -> dict[str, Array]:
     """Scores [B] of what the ensemble says alone.
 
     `max_probability` scores 1 − max p̄, `max_logit` the negative largest mean logit (Hendrycks et
     al. 2022, arXiv 1911.11132), `energy` −logsumexp of the logits, mean over members (Liu et al.
     2020, arXiv 2010.03759).
     """
-    return {name: score(prediction) for name, score in ENSEMBLE.items()}
+    return {name: score(prediction) for name, score in ENSEMBLE.items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ class Detectors:
             "feature_neighbours": lambda: self.feature_neighbours.scores(features, classes),
             "relative_mahalanobis": lambda: self.relative_mahalanobis.scores(features),
         }
-        told = {name: score(prediction) for name, score in ENSEMBLE.items() if name in names}
-        return told | {name: score() for name, score in fitted.items() if name in names}
+        asked = {name: score() for name, score in fitted.items() if name in names}
+        return ensemble_scores(prediction, names) | asked
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What `from_arrays` needs, by name."""

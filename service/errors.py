@@ -20,6 +20,7 @@ A `GateError` becomes `application/problem+json` (RFC 9457) in `service.api.prob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -85,6 +86,14 @@ class GateError(Exception):
         else:
             faults = (Fault(pointer, self.detail, self.limit),)
         return type(self)(self.detail, *faults, limit=self.limit, retry_after=self.retry_after)
+
+
+def together(errors: Sequence[GateError], detail: str) -> GateError:
+    """One error in place of several, with all their faults: of their kind, if they share one."""
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else InvalidError
+    faults = [fault for error in errors for fault in error.faults]
+    return kind(detail, *faults, limit=errors[0].limit)
 
 
 class MalformedError(GateError):

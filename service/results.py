@@ -210,6 +210,11 @@ def results(
     ]
 
 
+def not_finite() -> InferenceError:
+    """Why there is no answer to an image whose evidence is not finite."""
+    return InferenceError("the model gave numbers that are not finite on this image")
+
+
 def outcome(case: Case | GateError) -> Case | GateError:
     """A settled case, or why it is no image."""
     if isinstance(case, Case) and isinstance(case.image, GateError):
@@ -259,8 +264,7 @@ def _answered(
         "error": None,
     }
     if not evidence.finite:
-        error = InferenceError("the model gave numbers that are not finite on this image")
-        return result | {"error": problem(error, request_id)}
+        return result | {"error": problem(not_finite(), request_id)}
     labels, ranking = model.manifest.labels, judgement.ranking
     shown = range(len(labels)) if options.top_k is None else ranking[: options.top_k]
     result["label"] = labels[ranking[0]]

@@ -27,9 +27,9 @@ import threading
 import time
 from bisect import bisect
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 from service.cost import Cost
@@ -114,11 +114,14 @@ class _Lane(Generic[AnyCase]):
 
     def stage(self, now: float, most: int) -> int:
         """Whose turn it is, if a step has room for `most` images."""
-        lines = [(stage, line) for stage, line in self._under_way.items() if line]
+        lines: list[tuple[int, Iterable[_Place[AnyCase]]]] = [
+            (stage, line) for stage, line in self._under_way.items() if line
+        ]
         if self._new:
-            lines.append((0, list(chain.from_iterable(self._new.values()))))
+            lines.append((0, chain.from_iterable(self._new.values())))
         waited = [
-            (sum(now - job.arrived for job, _ in line[:most]), stage) for stage, line in lines
+            (sum(now - job.arrived for job, _ in islice(line, most)), stage)
+            for stage, line in lines
         ]
         return max(waited, default=(0.0, 0))[1]
 

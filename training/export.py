@@ -30,7 +30,7 @@ from onnxscript import optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS
+from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, initializer_name
 from models.networks import Network
 from models.outputs import Outputs
 
@@ -50,14 +50,14 @@ class _Ensemble(nn.Module):
         self.group = group
         self.stacked = network.unflatten(positions)
         for name, value in self.stacked.items():
-            self.register_buffer(_identifier(name), value)
+            self.register_buffer(initializer_name(name), value)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         members = len(next(iter(self.stacked.values())))
         outputs = [
             self.network.forward(
                 {
-                    name: getattr(self, _identifier(name))[first : first + self.group]
+                    name: getattr(self, initializer_name(name))[first : first + self.group]
                     for name in self.stacked
                 },
                 images,
@@ -66,10 +66,6 @@ class _Ensemble(nn.Module):
         ]
         logits, features = zip(*outputs, strict=True)
         return torch.cat(logits, dim=1), torch.cat(features, dim=1)
-
-
-def _identifier(name: str) -> str:
-    return name.replace(".", "_")
 
 
 def export(
@@ -173,7 +169,7 @@ def _refer_to_weights(graph: onnx.ModelProto, weights: Path) -> None:
     with weights.open("rb") as stream:
         (size,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(size))
-    places = {_identifier(name): entry for name, entry in header.items()}
+    places = {initializer_name(name): entry for name, entry in header.items()}
     for initializer in graph.graph.initializer:
         if (place := places.get(initializer.name)) is None:
             continue

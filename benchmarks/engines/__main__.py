@@ -22,9 +22,9 @@ import typer
 from benchmarks.engines import scaling, tables
 from benchmarks.engines.graphs import Floats
 from benchmarks.engines.parity import answers, compare
-from benchmarks.engines.timing import least_times
 from benchmarks.engines.variants import SERVED, Source, open_variants
 from benchmarks.machine import describe
+from benchmarks.timing import least_times
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.preprocessing import prepare

@@ -16,7 +16,7 @@ from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from safetensors.numpy import load_file
 
-from models.bundle import GROUP_GRAPH, WEIGHTS, Bundle
+from models.bundle import GROUP_GRAPH, WEIGHTS, Bundle, initializer_name
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ def own_graphs(bundle: Bundle, folder: Path) -> list[Path]:
     """
     graph = onnx.load(bundle.path / GROUP_GRAPH, load_external_data=False)
     weights = {
-        name.replace(".", "_"): values for name, values in load_file(bundle.path / WEIGHTS).items()
+        initializer_name(name): values for name, values in load_file(bundle.path / WEIGHTS).items()
     }
     members, files = bundle.manifest.members, []
     for first in range(0, members.count, members.group):

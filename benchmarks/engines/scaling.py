@@ -13,8 +13,8 @@ import torch
 from safetensors.numpy import load_file
 
 from benchmarks.engines.graphs import Floats
-from benchmarks.engines.timing import Least, least_times
 from benchmarks.engines.variants import of_runtime
+from benchmarks.timing import Least, least_times
 from models.bundle import GROUP_GRAPH, WEIGHTS, Bundle
 from models.networks import Network, build, from_manifest
 from models.outputs import Ensemble

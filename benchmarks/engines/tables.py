@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.engines.parity import Parity, verdict
-from benchmarks.engines.timing import Least
+from benchmarks.timing import Least
 
 Times = Mapping[str, Mapping[str, Least]]
 """By kind of batch and by variant."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeVar, TypeVarTuple
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -32,6 +33,10 @@ MULTIPART = "multipart/form-data"
 BINARY = "application/octet-stream"
 CURL = "application/x-www-form-urlencoded"
 IMAGES = ("image/png", "image/jpeg", "image/webp", "image/bmp")
+
+
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass
@@ -71,11 +76,7 @@ class Upload:
             return await self._multipart()
         body = await self._read()
         if media_type == JSON:
-            most = self.settings.max_images_per_request
-            if len(body) <= SMALL_BYTES:
-                return _from_json(body, most)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self.threads, _from_json, body, most)
+            return await self.parse(_from_json, body, self.settings.max_images_per_request)
         if not media_type and body and not looks_like_image(body):
             raise UnsupportedMediaError(f"there is no Content-Type: send {_MEDIA_TYPES}")
         return [Sent(body, "/body")]
@@ -90,6 +91,15 @@ class Upload:
         """
         self._checked_headers()
         return await self._read()
+
+    async def parse(
+        self, function: Callable[[bytes, *Arguments], T], body: bytes, *rest: *Arguments
+    ) -> T:
+        """What a function makes of a body; in a thread if it is large."""
+        if len(body) <= SMALL_BYTES:
+            return function(body, *rest)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, function, body, *rest)
 
     def release(self) -> None:
         """Give the bytes back."""

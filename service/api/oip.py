@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from functools import partial
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
@@ -13,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from service.api import health
 from service.api.answering import counted, received, settle, tell
-from service.api.body import BINARY, JSON, SMALL_BYTES, Upload
+from service.api.body import BINARY, JSON, Upload
 from service.api.openapi import problems, reference
 from service.cases import Case
-from service.errors import Fault, GateError, InferenceError, InvalidError
+from service.errors import Fault, GateError, InvalidError, together
 from service.gate import Gate
 from service.oip import Question, metadata, offered, read_question, write_answer
 from service.oip.schemas import (
@@ -27,7 +25,7 @@ from service.oip.schemas import (
     ServerMetadata,
 )
 from service.repository import Model
-from service.results import Json, Options, choose_options, model_info, outcome
+from service.results import Json, Options, choose_options, model_info, not_finite, outcome
 from service.schemas import Live, Ready
 
 EXTENSIONS = ("binary_tensor_data",)
@@ -139,11 +137,7 @@ async def _answer(request: Request, gate: Gate, model: Model, upload: Upload) ->
     read = gate.clock()
     with gate.door:
         json_size = request.headers.get(JSON_SIZE)
-        parse = partial(read_question, body, json_size, offered(model), gate.settings)
-        if len(body) <= SMALL_BYTES:
-            question = parse()
-        else:
-            question = await asyncio.get_running_loop().run_in_executor(gate.decoders, parse)
+        question = await upload.parse(read_question, body, json_size, offered(model), gate.settings)
         return await _respond(request, gate, model, question, len(body), read)
 
 
@@ -189,16 +183,13 @@ def _fault_of(case: Case | GateError) -> GateError | None:
         return settled
     if settled.known.finite:
         return None
-    return InferenceError("the model gave numbers that are not finite on this image")
+    return not_finite()
 
 
 def _unusable(faulty: Mapping[int, GateError]) -> GateError:
     """One error for all images at fault: tensors have no place for an image without numbers."""
     index, first = next(iter(faulty.items()))
-    kinds = {type(error) for error in faulty.values()}
-    kind = type(first) if len(kinds) == 1 else InvalidError
-    faults = [fault for error in faulty.values() for fault in error.faults]
-    return kind(f"image {index}: {first.detail}", *faults, limit=first.limit)
+    return together(list(faulty.values()), f"image {index}: {first.detail}")
 
 
 def _head(model: Model, question: Question, options: Options, request_id: str) -> Json:

@@ -14,7 +14,7 @@ from models.policy import MembersMode
 from service.api.answering import Settled, counted, received, settle, tell
 from service.api.body import JSON, Upload
 from service.api.openapi import PREDICT_BODY, parameters, problems
-from service.errors import GateError, InvalidError
+from service.errors import GateError, together
 from service.gate import Gate
 from service.results import (
     Options,
@@ -149,6 +149,4 @@ def _none_usable(errors: Sequence[GateError]) -> GateError:
     first = errors[0]
     if len(errors) == 1:
         return first
-    kind = type(first) if len({type(error) for error in errors}) == 1 else InvalidError
-    faults = [fault for error in errors for fault in error.faults]
-    return kind(f"none of the {len(errors)} images can be used: {first.detail}", *faults)
+    return together(errors, f"none of the {len(errors)} images can be used: {first.detail}")

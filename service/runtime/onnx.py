@@ -13,7 +13,7 @@ import onnxruntime as ort
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, Bundle
+from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, Bundle, initializer_name
 from models.outputs import Outputs
 from service.errors import EngineError
 from service.runtime import Floats
@@ -128,7 +128,7 @@ def _weights(bundle: Bundle) -> dict[str, Floats]:
     except (SafetensorError, OSError) as error:
         raise EngineError(f"{file}: {error}") from error
     return {
-        name.replace(".", "_"): np.ascontiguousarray(values, dtype=np.float32)
+        initializer_name(name): np.ascontiguousarray(values, dtype=np.float32)
         for name, values in weights.items()
     }
 

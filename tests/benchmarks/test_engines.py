@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.engines import tables
 from benchmarks.engines.parity import Parity, answers, compare, verdict
 from benchmarks.engines.scaling import thread_counts
-from benchmarks.engines.timing import Least, least_times
+from benchmarks.timing import Least, least_times
 from models import bundle as bundles
 from models.detectors import FUSED
 from models.outputs import Outputs
