@@ -22,22 +22,26 @@ class Cost:
         per_image: a, seconds.
         per_step: b, seconds.
         case_steps: steps that a case takes until it is settled, on average.
+        step_seconds: of a step, on average; infinite as long as there was none.
     """
 
     def __init__(self) -> None:
         self.per_image = self.per_step = 0.0
         self.case_steps = 1.0
+        self.step_seconds = math.inf
         self._steps = self._cases = 0
-        self._images = self._seconds = self._variance = self._covariance = 0.0
+        self._images = self._variance = self._covariance = 0.0
         self._first_share = 1.0
 
     def count_step(self, stage: int, images: int, seconds: float) -> None:
         """Learn from one step of `images` cases that had had `stage` steps before."""
         self._steps += 1
         gain = max(1 / self._steps, 1 / STEPS)
-        surprise, late = images - self._images, seconds - self._seconds
+        if self._steps == 1:
+            self.step_seconds = seconds
+        surprise, late = images - self._images, seconds - self.step_seconds
         self._images += gain * surprise
-        self._seconds += gain * late
+        self.step_seconds += gain * late
         self._variance = (1 - gain) * (self._variance + gain * surprise * surprise)
         self._covariance = (1 - gain) * (self._covariance + gain * surprise * late)
         self._first_share += gain * ((stage == 0) - self._first_share)
@@ -67,8 +71,8 @@ class Cost:
         """The least squares of the moments, on the nearest edge where a or b would be negative."""
         slope = self._covariance / self._variance if self._variance > 0 else 0.0
         self.per_image = max(0.0, slope)
-        self.per_step = self._seconds - self.per_image * self._images
+        self.per_step = self.step_seconds - self.per_image * self._images
         if self.per_step < 0:
-            product = self._covariance + self._images * self._seconds
+            product = self._covariance + self._images * self.step_seconds
             self.per_image = product / (self._variance + self._images**2)
             self.per_step = 0.0

@@ -31,9 +31,21 @@ class Door:
                 retry_after=1,
             )
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Let one more in.
+
+        Raises:
+            UnavailableError: there is no room.
+        """
         self.check()
         self.under_way += 1
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Let one out."""
         self.under_way -= 1
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import signal
@@ -10,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.express import Express
 from service.repository import Model
 from service.settings import Settings
 
@@ -82,7 +83,8 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
     for chatty in ("uvicorn", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return uvicorn.Config(
-        Express(app, settings.access_log),
+        app,
+        http=_protocol(),
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
@@ -95,6 +97,15 @@ def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_seconds)),
     )
+
+
+def _protocol() -> type[asyncio.Protocol] | Literal["h11"]:
+    """What parses HTTP: ours where there is httptools."""
+    if sys.platform == "win32":
+        return "h11"
+    from service.api.express import ExpressProtocol
+
+    return ExpressProtocol
 
 
 def _tune_interpreter() -> None:

@@ -23,8 +23,8 @@ from service.errors import (
 )
 from service.gate import Gate
 from service.intake import Opened, Prepared, Sent, open_sent, prepare_opened
+from service.lanes import Times
 from service.results import Json, Options, results
-from service.scheduler import Times
 
 # An image of so many pixels may be decoded in a step with others: more would hold them up.
 SMALL_PIXELS = 128 * 128
@@ -59,8 +59,7 @@ async def counted(request: Request, upload: Upload, answer: Awaitable[T]) -> T:
     try:
         return await answer
     except GateError as error:
-        if reason := _rejection(error, state.draining):
-            gate.metrics.rejected.labels(reason).inc()
+        count_rejection(gate, error, state.draining)
         raise
     except ClientDisconnect:
         gate.metrics.rejected.labels("cancelled").inc()
@@ -202,9 +201,14 @@ async def _departure(request: Request) -> None:
         pass
 
 
-def _rejection(error: GateError, draining: bool) -> str | None:
+def count_rejection(gate: Gate, error: GateError, draining: bool) -> None:
+    """Count an error, if it turned a request away."""
     if isinstance(error, UnavailableError):
-        return "draining" if draining else "queue_full"
-    if isinstance(error, TooLargeError):
-        return "payload"
-    return "deadline" if isinstance(error, DeadlineError | UploadTimeoutError) else None
+        reason = "draining" if draining else "queue_full"
+    elif isinstance(error, TooLargeError):
+        reason = "payload"
+    elif isinstance(error, DeadlineError | UploadTimeoutError):
+        reason = "deadline"
+    else:
+        return
+    gate.metrics.rejected.labels(reason).inc()

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
@@ -41,7 +42,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -61,33 +62,44 @@ class RequestContext:
         except ClientDisconnect:
             log.debug("%s: the client has gone", request_id, exc_info=True)
         except Exception:
-            log.exception("%s: unexpected error", request_id)
+            failure = unexpected(request_id)
             if status:
                 raise
-            failure = GateError("an error of ours; the log has it under this request_id")
             with suppress(ClientDisconnect):
                 await respond(failure, request_id)(scope, receive, send_with_id)
         finally:
-            self._observe(scope, status or CLIENT_GONE, time.perf_counter() - began)
-
-    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
-        if scope["path"] in UNOBSERVED:
-            return
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
-        self.metrics.count_request(route, scope["method"], status, seconds)
-        if self.access_log:
-            log.info(
-                "%s %s %s %d %.1f ms",
-                scope["state"]["request_id"],
-                scope["method"],
-                route,
-                status,
-                1000 * seconds,
-            )
+            if scope["path"] not in UNOBSERVED:
+                route = getattr(scope.get("route"), "path", None) or "unmatched"
+                code, seconds = status or CLIENT_GONE, time.perf_counter() - began
+                observe(
+                    self.metrics, self.access_log, request_id, scope["method"], route, code, seconds
+                )
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
+def observe(
+    metrics: Metrics,
+    access_log: bool,
+    request_id: str,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+) -> None:
+    """Count a request that is over, and log it if each is to be."""
+    metrics.count_request(route, method, status, seconds)
+    if access_log:
+        log.info("%s %s %s %d %.1f ms", request_id, method, route, status, 1000 * seconds)
+
+
+def unexpected(request_id: str) -> GateError:
+    """Log the exception that is being handled, and say no more of it than where it is."""
+    log.exception("%s: unexpected error", request_id)
+    return GateError("an error of ours; the log has it under this request_id")
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's id of a request, if it is a sane one; or one of ours."""
+    for name, value in headers:
         if name == HEADER and _SANE.fullmatch(value):
             return str(value, "ascii")
     return f"{_PROCESS}{next(_COUNT):012x}"

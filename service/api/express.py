@@ -1,57 +1,236 @@
-"""The shortest way to `POST /predict`: no router, no dependencies, the same endpoint and errors.
+"""The shortest way to `POST /predict`: uvicorn's HTTP, and no framework behind it.
 
-The layers of a framework cost more than an image that shares its step with others. All other
-requests, and the API's description, go through FastAPI.
+One small image, sent as a body that arrives together with its head: it is opened where it is
+parsed, goes to the scheduler, and comes back as bytes, without a task, a coroutine or a timer of
+its own; or it is refused at once, if there is no room. Everything else goes to the application,
+which answers in the same words: forms and JSON, invalid options, bodies that come in pieces, images
+that are large or damaged, requests that do not wait for the last one's answer, all other routes.
 """
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+import logging
+from collections.abc import Iterable
+from typing import Any
+
 from fastapi.exceptions import RequestValidationError
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api import predict
-from service.api.body import JSON
-from service.api.context import RequestContext
-from service.api.problems import respond, respond_invalid
-from service.errors import GateError
+from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejection
+from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
+from service.api.context import CLIENT_GONE, HEADER, observe, request_id_of, unexpected
+from service.api.predict import PATH, content, options_of, read_query
+from service.api.problems import respond
+from service.cases import Case
+from service.errors import GateError, UnavailableError
+from service.gate import Gate
+from service.intake import Opened, Sent, open_sent
+from service.lanes import Job, Times
 
-PATH = "/predict"
-CONTENT_TYPE = (b"content-type", JSON.encode())
+Header = tuple[bytes, bytes]
+
+_CONTENT_TYPE = (b"content-type", JSON.encode())
+_URL = PATH.encode()
+_TYPES = frozenset(name.encode() for name in (*IMAGES, BINARY))
+_LONG_WAY = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
+
+log = logging.getLogger("service.express")
 
 
-class Express:
-    """ASGI application in front of FastAPI's: answers `POST /predict` itself, as that would.
+class ExpressProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, with a short way for what is asked most."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._body: bytes | None = None  # what there is of one that may take the short way
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived. A body of which there is more to come goes the long way."""
+        super().data_received(data)
+        if self._body is not None:
+            self._go_the_long_way()
+
+    def on_headers_complete(self) -> None:
+        """Look at a head."""
+        if self._may_be_short():
+            self._body = b""
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take some of a body."""
+        if self._body is None:
+            super().on_body(body)
+        else:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        """Answer a request that has arrived."""
+        if self._body is not None:
+            last, exchange = self.cycle, Exchange(self)
+            self.cycle = exchange  # type: ignore[assignment]
+            if exchange.begin(self.url.partition(b"?")[2], self._body):
+                self._body = None
+                return
+            self.cycle = last
+            self._go_the_long_way()
+        super().on_message_complete()
+
+    def send(self, status: int, headers: Iterable[Header], body: bytes, keep_alive: bool) -> None:
+        """Send a whole response, and get ready for the next request."""
+        lines = [STATUS_LINE[status]]
+        lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
+        lines += [b"%s: %s\r\n" % header for header in headers]
+        if not keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((*lines, b"\r\n", body)))
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _may_be_short(self) -> bool:
+        if self.url.partition(b"?")[0] != _URL or self.parser.get_method() != b"POST":
+            return False
+        headers = dict(self.headers)
+        length = headers.get(b"content-length", b"")
+        return (
+            headers.get(b"content-type") in _TYPES
+            and length.isdigit()
+            and 0 < int(length) <= SMALL_BYTES
+            and _LONG_WAY.isdisjoint(headers)
+            and self.parser.get_http_version() == "1.1"
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _go_the_long_way(self) -> None:
+        body, self._body = self._body, None
+        super().on_headers_complete()
+        if body:
+            super().on_body(body)
+
+
+class Exchange:
+    """A request on the short way, and its answer.
+
+    To uvicorn's protocol it is what a `RequestResponseCycle` is, of which that sees no more than:
 
     Attributes:
-        state: of the application behind it.
+        keep_alive: whether the connection stays open when this is answered.
+        response_complete: whether it was answered.
+        disconnected: whether the client has gone.
     """
 
-    def __init__(self, app: FastAPI, access_log: bool) -> None:
-        self.state = app.state
-        self._app = app
-        self._predict = RequestContext(_answer, app.state.metrics, access_log)
-        (self._route,) = predict.router.routes
+    def __init__(self, protocol: ExpressProtocol) -> None:
+        self.keep_alive: bool = protocol.parser.should_keep_alive()
+        self.response_complete = self.disconnected = False
+        self._protocol = protocol
+        self._state = protocol.config.app.state  # type: ignore[union-attr]
+        self._gate: Gate = self._state.gate
+        self._began = self._gate.clock()
+        self._request_id = request_id_of(protocol.headers)
+        self._size = 0
+        self._job: Job[Case] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            scope["app"], scope["route"] = self._app, self._route
-            await self._predict(scope, receive, send)
+    @property
+    def message_event(self) -> Exchange:
+        """What the protocol sets when the client has gone."""
+        return self
+
+    def set(self) -> None:
+        """Take the image back, if the client has gone."""
+        if self.disconnected and self._job:
+            self._gate.scheduler.take_back(self._job)
+            self._gate.metrics.rejected.labels("cancelled").inc()
+            self._end(CLIENT_GONE)
+
+    def begin(self, query: bytes, body: bytes) -> bool:
+        """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
+        gate = self._gate
+        try:
+            asked = read_query(query)
+            self._options = options = options_of(gate, asked)
+            gate.door.check()
+        except UnavailableError as error:
+            self._refuse(error)
+            return True
+        except (GateError, RequestValidationError):
+            return False
+        buffers: Buffers = self._state.buffers
+        if buffers.used + len(body) > buffers.limit:
+            return False
+        sent = Sent(body, "/body")
+        self._key = gate.cache.key(gate.model.bundle.digest, options.rule, sent)
+        known = gate.cache.get(self._key)
+        if known is None:
+            (image,) = open_sent((sent,), gate.settings.max_pixels)
+            if not isinstance(image, Opened) or image.pixels > SMALL_PIXELS:
+                return False
+            self._case = Case(image, options.rule)
         else:
-            await self._app(scope, receive, send)
+            self._case = known
+            gate.metrics.cache_hits.inc()
+        self._decode_seconds = gate.clock() - self._began
+        gate.door.enter()
+        self._size = len(body)
+        buffers.used += self._size
+        if known:
+            self._answer(NO_TIME)
+        else:
+            self._enter(asked.background)
+        return True
 
+    def _enter(self, background: bool) -> None:
+        gate, client = self._gate, self._protocol.client
+        try:
+            self._job = gate.scheduler.enter(
+                (self._case,),
+                gate.clock() + gate.settings.request_timeout_seconds,
+                self._answer,
+                client=client[0] if client else "",
+                background=background,
+            )
+        except GateError as error:
+            self._answer(error)
 
-async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
-    request = Request(scope, receive, send)
-    try:
-        body = await predict.answer(request)
-    except GateError as error:
-        await respond(error, request.state.request_id)(scope, receive, send)
-    except RequestValidationError as error:
-        await respond_invalid(error, request.state.request_id)(scope, receive, send)
-    else:
-        headers = [CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    def _answer(self, outcome: Times | GateError) -> None:
+        """Answer, now that the image is settled, or cannot be."""
+        gate = self._gate
+        try:
+            if isinstance(outcome, GateError):
+                raise outcome
+            gate.cache.put(self._key, self._case)
+            settled = Settled((self._case,), self._decode_seconds, outcome)
+            body = content(gate, self._options, settled, self._request_id, self._began)
+        except GateError as error:
+            self._refuse(error)
+        except Exception:
+            self._refuse(unexpected(self._request_id))
+        else:
+            self._respond(200, [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))], body)
+
+    def _refuse(self, error: GateError) -> None:
+        count_rejection(self._gate, error, self._state.draining)
+        response = respond(error, self._request_id)
+        self._respond(response.status_code, response.raw_headers, bytes(response.body))
+
+    def _respond(self, status: int, headers: list[Header], body: bytes) -> None:
+        protocol = self._protocol
+        if protocol.transport.is_closing():
+            self._end(CLIENT_GONE)
+            return
+        self._end(status)
+        protocol.send(
+            status, [*headers, (HEADER, self._request_id.encode())], body, self.keep_alive
+        )
+
+    def _end(self, status: int) -> None:
+        """Give back what this occupied, and note what became of it."""
+        gate = self._gate
+        if self._size:
+            gate.door.leave()
+            self._state.buffers.used -= self._size
+        self.response_complete, self._size, self._job = True, 0, None
+        seconds = gate.clock() - self._began
+        observe(
+            gate.metrics, gate.settings.access_log, self._request_id, "POST", PATH, status, seconds
+        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,13 +29,15 @@ from service.results import (
 )
 from service.schemas import PredictResponse
 
+PATH = "/predict"
+
 router = APIRouter()
 
 
 class PredictQuery(BaseModel):
     """Options of one request."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate of the OOD flag, in place of the policy's."
@@ -62,11 +66,8 @@ class PredictQuery(BaseModel):
     )
 
 
-DEFAULTS = PredictQuery()
-
-
 @router.post(
-    "/predict",
+    PATH,
     response_model=PredictResponse,
     responses=problems(400, 408, 413, 415, 422, 500, 503, 504),
     openapi_extra={"parameters": parameters(PredictQuery), "requestBody": PREDICT_BODY},
@@ -95,23 +96,35 @@ async def answer(request: Request) -> bytes:
     return await counted(request, upload, _answer(request, gate, upload))
 
 
-def _query(request: Request) -> PredictQuery:
-    """The options."""
-    if not request.scope["query_string"]:
-        return DEFAULTS
+@lru_cache(maxsize=256)
+def read_query(query: bytes) -> PredictQuery:
+    """The options in a URL's query.
+
+    Raises:
+        RequestValidationError: they are not valid.
+    """
     try:
-        return PredictQuery.model_validate(dict(request.query_params))
+        return PredictQuery.model_validate(dict(QueryParams(query)))
     except ValidationError as error:
         located = [{**entry, "loc": ("query", *entry["loc"])} for entry in error.errors()]
         raise RequestValidationError(located) from error
 
 
-async def _answer(request: Request, gate: Gate, upload: Upload) -> bytes:
-    began, query = gate.clock(), _query(request)
+def options_of(gate: Gate, query: PredictQuery) -> Options:
+    """What a query asks for.
+
+    Raises:
+        InvalidError: it cannot be had.
+    """
     policy = query.policy if query.policy is not None else gate.settings.policy
-    options = choose_options(
+    return choose_options(
         gate.model, policy, query.alpha, query.fdr, query.explain, query.top_k, query.members
     )
+
+
+async def _answer(request: Request, gate: Gate, upload: Upload) -> bytes:
+    began, query = gate.clock(), read_query(request.scope["query_string"])
+    options = options_of(gate, query)
     gate.door.check()
     sent = await received(gate, upload.images())
     with gate.door:
@@ -119,16 +132,19 @@ async def _answer(request: Request, gate: Gate, upload: Upload) -> bytes:
         settled = await settle(
             request, gate, options, sent, upload.size, deadline, query.background
         )
-        return _content(gate, options, settled, request.state.request_id, began)
+        return content(gate, options, settled, request.state.request_id, began)
 
 
-def _content(
-    gate: Gate, options: Options, settled: Settled, request_id: str, began: float
-) -> bytes:
+def content(gate: Gate, options: Options, settled: Settled, request_id: str, began: float) -> bytes:
+    """The JSON that tells of settled images, for a request that began at a time of the clock.
+
+    Raises:
+        GateError: none of them is one.
+    """
     errors = [case for case in map(outcome, settled.cases) if isinstance(case, GateError)]
     if len(errors) == len(settled.cases):
         raise _none_usable(errors)
-    content = {
+    answer = {
         "results": tell(gate, options, settled, request_id),
         "model": model_info(gate.model),
         "policy": options.policy_name,
@@ -142,7 +158,7 @@ def _content(
             "total": round(1000 * (gate.clock() - began), 3),
         },
     }
-    return encode(content)
+    return encode(answer)
 
 
 def _none_usable(errors: Sequence[GateError]) -> GateError:

@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from PIL import Image
 
 from models.outputs import Outputs
-from service.api.express import Express
 from service.app import create_app
 from service.repository import Model, open_model
 from service.settings import Settings
@@ -92,7 +91,7 @@ class Client(httpx.AsyncClient):
     """A client of an application in this process, with what a server puts in front of it."""
 
     def __init__(self, app: FastAPI, access_log: bool) -> None:
-        front = httpx.ASGITransport(Express(app, access_log))
+        front = httpx.ASGITransport(app)
         super().__init__(transport=front, base_url="http://gate")
         self.app = app
 

@@ -27,22 +27,23 @@ from service.runtime import everything
 
 pytestmark = pytest.mark.anyio
 
-IN_THREADS = "decode_"
-IN_STEPS = "inference"
+IN_THREADS = "in threads"
+IN_STEPS = "in steps"
 SMALL_SIDE = math.isqrt(SMALL_PIXELS)
 
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The threads in which images were decoded, one an image."""
-    threads = []
+    """Where images were decoded, one after the other."""
+    places = []
 
     def decode(*arguments):
-        threads.append(threading.current_thread().name.rstrip("0123456789"))
+        decoder = threading.current_thread().name.startswith("decode_")
+        places.append(IN_THREADS if decoder else IN_STEPS)
         return pictures.decode(*arguments)
 
     monkeypatch.setattr("service.intake.decode", decode)
-    return threads
+    return places
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -108,12 +109,12 @@ async def test_answers_are_those_of_offline_wherever_images_are_decoded(
 ):
     for name, (data, small) in corpus.items():
         assert await ask(client, data) == offline(data), name
-        assert decoded == [IN_STEPS if small else IN_THREADS, "MainThread"], name
+        assert decoded == [IN_STEPS if small else IN_THREADS, IN_STEPS], name
         decoded.clear()
     monkeypatch.setattr("service.api.answering.SMALL_PIXELS", 0)
     for name, (data, _) in corpus.items():
         assert await ask(client, data) == offline(data), name
-        assert decoded == [IN_THREADS, "MainThread"], name
+        assert decoded == [IN_THREADS, IN_STEPS], name
         decoded.clear()
 
 

@@ -105,26 +105,6 @@ async def test_errors_of_the_router_are_problems(client, method, path, status):
         assert response.headers["allow"]
 
 
-@pytest.mark.parametrize("query", ["", "?policy=quick", "?alpha=2", "?policy=none", "?alhpa=1"])
-@pytest.mark.parametrize("content", [None, b"no image", b""])
-async def test_the_express_answers_as_the_framework_does(start, monkeypatch, png, query, content):
-    async def ask():
-        async with start() as client:
-            body = png if content is None else content
-            headers = {**PNG, "X-Request-ID": "mine"}
-            response = await client.post(f"/predict{query}", content=body, headers=headers)
-            counted = (await client.get("/metrics")).text
-        answer = response.json()
-        answer.pop("timing_ms", None)
-        told = {name: response.headers[name] for name in ("content-type", "x-request-id")}
-        (line,) = re.findall('gate_http_requests_total{.*route="/predict"} 1.0', counted)
-        return response.status_code, told, answer, line
-
-    express = await ask()
-    monkeypatch.setattr("service.api.express.PATH", "/elsewhere")
-    assert await ask() == express
-
-
 async def test_request_ids(client):
     given = await client.get("/livez", headers={"X-Request-ID": "abc-1.2:3_4"})
     assert given.headers["x-request-id"] == "abc-1.2:3_4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import threading
 import weakref
@@ -16,7 +17,8 @@ from typing import Any
 import pytest
 
 from service.errors import DeadlineError, InferenceError, UnavailableError
-from service.scheduler import Scheduler, Step, Times
+from service.lanes import Times
+from service.scheduler import STUCK_SECONDS, Scheduler, Step
 
 FAR = 1e6
 LIMIT = 20.0
@@ -61,6 +63,7 @@ class Engine:
     def __init__(self, clock: Clock, held: bool, cost: tuple[float, float]) -> None:
         self.clock, self.held, self.cost = clock, held, cost
         self.steps: list[tuple[int, list[int]]] = []
+        self.threads: list[str] = []
         self.failures = 0
         self.entered = threading.Semaphore(0)
         self.gate = threading.Semaphore(0)
@@ -68,6 +71,7 @@ class Engine:
     def __call__(self, cases: Sequence[Picture]) -> None:
         stage = cases[0].stage
         self.steps.append((stage, [case.value for case in cases]))
+        self.threads.append(threading.current_thread().name)
         assert all(case.stage == stage and not case.settled for case in cases)
         self.entered.release()
         if self.held:
@@ -107,6 +111,7 @@ async def running(
     clock = clock or Clock()
     engine = Engine(clock, held, cost)
     limits: dict[str, Any] = {"max_batch": max_batch, "max_queue": max_queue}
+    options.setdefault("on_loop_seconds", 0.0)
     scheduler: Scheduler[Picture] = Scheduler(engine, clock=clock, **limits, **options)
     try:
         async with asyncio.timeout(LIMIT):
@@ -583,8 +588,8 @@ async def test_a_request_is_cancelled_between_its_steps() -> None:
         engine.release(1)
         await engine.busy()
         split.cancel()
+        await asyncio.sleep(0)
         engine.release()
-        assert engine.entered.acquire(timeout=LIMIT), "before the event loop has its turn"
         await other
         assert engine.steps == [(0, [1, 2]), (1, [1, 2]), (0, [6])]
 
@@ -649,23 +654,36 @@ async def test_where_the_time_went(clock: Clock) -> None:
         assert await second == Times(queue_seconds=2.0, infer_seconds=5.0)
 
 
-async def test_a_step_wakes_the_event_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
-    woken: list[int] = []
-    call_soon = loop.call_soon_threadsafe
+async def test_short_steps_are_taken_on_the_event_loop_and_long_ones_in_a_thread() -> None:
+    async with running(held=False, on_loop_seconds=1.0) as (scheduler, engine):
+        for value, seconds in enumerate([0.5, 0.5, 1.0, 2.0, 0.0, 0.0, 0.0]):
+            engine.cost = (0.0, seconds)
+            await scheduler.submit(pictures(value), FAR)
+    here = threading.current_thread().name
+    means = [math.inf, 0.5, 0.5, 2 / 3, 1.0, 0.8, 4 / 6]
+    assert engine.threads == [here if mean < 1.0 else "inference_0" for mean in means]
 
-    def count(callback: Any, *args: Any, **options: Any) -> Any:
-        if callback.__module__ == "service.scheduler":
-            woken.append(len(args[0]))
-        return call_soon(callback, *args, **options)
 
-    async with running(max_batch=8) as (scheduler, engine):
-        monkeypatch.setattr(loop, "call_soon_threadsafe", count)
-        tasks = [await under_way((scheduler, engine), 1)]
-        tasks += [await asking(scheduler, pictures(value)) for value in range(20, 28)]
+async def test_the_event_loop_has_its_turn_between_steps() -> None:
+    async with running(held=False, on_loop_seconds=1.0, max_batch=1) as (scheduler, engine):
+        await scheduler.submit(pictures(0), FAR)
+        task = await asking(scheduler, pictures(1, 2, 3, needs=2))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            assert len(engine.steps) <= 2 + (turns := turns + 1)
+
+
+async def test_a_step_that_never_ends_is_told() -> None:
+    clock = Clock()
+    async with running(clock) as (scheduler, engine):
+        task = await under_way((scheduler, engine), 1)
+        for now, alive in ((STUCK_SECONDS, True), (STUCK_SECONDS + 1, False)):
+            clock.now = now
+            assert scheduler.alive == alive
         engine.release()
-        await asyncio.gather(*tasks)
-    assert woken == [1, 8]
+        await task
+        assert scheduler.alive
 
 
 async def test_closing_finishes_what_was_admitted() -> None:
