@@ -3,11 +3,17 @@
 A network that was trained on digits sees digits everywhere; these numbers do not. They are cheap,
 know nothing of labels, and tell how an image was made: how it was framed, with what pen, and by
 what resampling.
+
+Grey values are rounded to whole units, so that every sum is exact, in whatever order it is taken:
+an image has the same statistics, to the bit, in whatever batch it comes. Rows lie end to end in
+memory, and a neighbour is a fixed number of places away: pairs that are none, since they meet
+where one row ends and the next begins, have no weight in a sum.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +21,7 @@ from numpy.typing import NDArray
 from models.uncertainty import Array
 
 Pixels = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 LEVELS = (0.02, 0.25, 0.5, 0.75, 0.95)
 STATISTICS = (
@@ -39,8 +46,14 @@ MARGIN = 1 / 7
 INK = 0.5
 TRACE = 0.3
 
+UNITS = 255 * 16
+"""Of white, so that what comes with 8 bits is whole. Four neighbours' sum fits 16 bits."""
+
 _INK = LEVELS.index(INK)
-_THRESHOLDS = np.array(LEVELS, dtype=np.float32)[:, None, None]
+_BARELY = 1e-6  # a level's product with the units is not exact
+
+Units = NDArray[np.int16]
+Region = NDArray[np.bool_]
 
 
 def shape_statistics(pixels: Pixels) -> Array:
@@ -56,43 +69,41 @@ def shape_statistics(pixels: Pixels) -> Array:
     height, width         share of rows and columns with a value above 0.3
     above_l               share of pixels with a value above l, and not above the next level
     """
-    height, width = pixels.shape[1:]
-    grey = pixels.astype(np.float64)
-    rows, columns = grey.sum(axis=2), grey.sum(axis=1)
-    total = rows.sum(axis=1)
-    mass = np.maximum(total, 1e-6)
-    down, across = np.arange(height) / height, np.arange(width) / width
-    row, column = (rows * down).sum(axis=1) / mass, (columns * across).sum(axis=1) / mass
-    mixed = ((grey * down[:, None]).sum(axis=1) * across).sum(axis=1) / mass
-    falling, stepping = grey[:, 1:] - grey[:, :-1], grey[:, :, 1:] - grey[:, :, :-1]
-    beside = grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    neighbours = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + beside
-    laplacian = 4 * grey[:, 1:-1, 1:-1] - neighbours
-    top, left = round(MARGIN * height), round(MARGIN * width)
-    middle = grey[:, top : height - top, left : width - left]
-    masks = pixels[:, None] > _THRESHOLDS
-    counts = _count(masks.reshape(-1, height, width)).reshape(-1, len(LEVELS))
-    ink, area = masks[:, _INK], np.maximum(counts[:, _INK], 1)
-    border = _count(ink[:, 1:] != ink[:, :-1]) + _count(ink[:, :, 1:] != ink[:, :, :-1])
-    once = _erode(ink)
-    seen = pixels > TRACE
-    above = counts / (height * width)
-    levels = above.copy()
-    levels[:, :-1] -= above[:, 1:]
+    count, height, width = pixels.shape
+    size = height * width
+    grey = np.rint(pixels.reshape(count, size) * np.float32(UNITS)).astype(np.int16)
+    moments = grey.astype(np.float64) @ _places(height, width)
+    mass = np.maximum(moments[:, 0], UNITS * 1e-6)
+    row, column, rows, columns, both, middle = moments[:, 1:].T / mass
+    above = grey[:, None] > _units(*LEVELS)[:, None]
+    counts = _sums(above.reshape(-1, size), _inside(height, width)).reshape(count, -1)
+    ink, area = above[:, _INK], np.maximum(counts[:, _INK], 1)
+    border = _sums(ink[:, width:] != ink[:, :-width], _inside(height - 1, width))
+    border += _sums(ink[:, 1:] != ink[:, :-1], _inside(height, width, right=1)[:-1])
+    once = _erode(ink, width)
+    twice = _erode(once, width)
+    falling, stepping = grey[:, width:] - grey[:, :-width], grey[:, 1:] - grey[:, :-1]
+    centre, *neighbours = _cross(grey, width)
+    laplacian = 4 * centre
+    for neighbour in neighbours:
+        laplacian -= neighbour
+    seen = grey.reshape(pixels.shape) > _units(TRACE)
+    levels = counts / size
+    levels[:, :-1] -= levels[:, 1:]
     alone = [
-        total / (height * width),
-        row,
-        column,
-        (rows * down**2).sum(axis=1) / mass - row**2,
-        (columns * across**2).sum(axis=1) / mass - column**2,
-        mixed - row * column,
-        _total(np.abs(falling, out=falling)) / mass,
-        _total(np.abs(stepping, out=stepping)) / mass,
-        _total(np.abs(laplacian, out=laplacian)) / mass,
-        1 - _total(middle) / mass,
+        moments[:, 0] / (UNITS * size),
+        row / height,
+        column / width,
+        (rows - row**2) / height**2,
+        (columns - column**2) / width**2,
+        (both - row * column) / size,
+        _sums(np.abs(falling), _inside(height - 1, width)) / mass,
+        _sums(np.abs(stepping), _inside(height, width, right=1)[:-1]) / mass,
+        _sums(np.abs(laplacian), _inside(height - 2, width, 1, 1)) / mass,
+        1 - middle,
         border / area,
-        _count(once) / area,
-        _count(_erode(once)) / area,
+        _sums(once, _inside(height - 2, width, 1, 1)) / area,
+        _sums(twice, _inside(height - 4, width, 2, 2)) / area,
         seen.any(axis=2).mean(axis=1),
         seen.any(axis=1).mean(axis=1),
     ]
@@ -100,29 +111,45 @@ def shape_statistics(pixels: Pixels) -> Array:
     return statistics
 
 
-def _erode(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of regions [B, H, W] whose four neighbours belong to them too, [B, H − 2, W − 2]."""
-    left: NDArray[np.bool_] = (
-        region[:, 1:-1, 1:-1]
-        & region[:, :-2, 1:-1]
-        & region[:, 2:, 1:-1]
-        & region[:, 1:-1, :-2]
-        & region[:, 1:-1, 2:]
-    )
+def _units(*levels: float) -> Units:
+    """The most units that are not above each level."""
+    return np.floor(np.array(levels) * UNITS + _BARELY).astype(np.int16)
+
+
+def _cross(values: NDArray[Any], width: int) -> list[NDArray[Any]]:
+    """Values [B, n − 2 w] without the first row and the last; and those around, on four sides."""
+    left = max(values.shape[1] - 2 * width, 0)
+    starts = (width, 0, 2 * width, width - 1, width + 1)
+    return [values[:, start : start + left] for start in starts]
+
+
+def _erode(region: Region, width: int) -> Region:
+    """Pixels of regions [B, n] whose four neighbours belong to them too, [B, n − 2 w]."""
+    centre, *neighbours = _cross(region, width)
+    left: Region = centre.copy()
+    for neighbour in neighbours:
+        left &= neighbour
     return left
 
 
-def _count(region: NDArray[np.bool_]) -> Array:
-    """Number of pixels of regions [B, H, W]: a product with ones, exact below 2²⁴, is fastest."""
-    flat = region.reshape(len(region), -1)
-    return (flat.astype(np.float32) @ _ones(flat.shape[1])).astype(np.float64)
+def _sums(values: Units | Region, weights: Floats) -> Array:
+    """Σ of whole values [m, n] with weights 0 and 1, [m]: exact below 2²⁴ or 2⁵³."""
+    return (values.astype(weights.dtype) @ weights).astype(np.float64)
 
 
 @lru_cache(maxsize=64)
-def _ones(size: int) -> NDArray[np.float32]:
-    return np.ones(size, dtype=np.float32)
+def _inside(height: int, width: int, left: int = 0, right: int = 0) -> Floats:
+    """Weights [h w] of the pixels that lie not in so many columns at the left and right."""
+    exact = np.float32 if 4 * UNITS * height * width < 2**24 else np.float64
+    weights = np.zeros((max(height, 0), width), dtype=exact)
+    weights[:, left : width - right] = 1
+    return weights.ravel()
 
 
-def _total(values: Array) -> Array:
-    total: Array = values.reshape(len(values), -1).sum(axis=1)
-    return total
+@lru_cache(maxsize=64)
+def _places(height: int, width: int) -> Array:
+    """Of each pixel 1, row, column, their squares, product, and if it is in no margin, [h w, 7]."""
+    row, column = (place.ravel().astype(np.float64) for place in np.indices((height, width)))
+    top, left = round(MARGIN * height), round(MARGIN * width)
+    middle = (row >= top) & (row < height - top) & (column >= left) & (column < width - left)
+    return np.stack([row**0, row, column, row**2, column**2, row * column, middle], axis=1)

@@ -148,10 +148,12 @@ class Stepper:
             looks = self._looks(images, outputs[0], detectors)
         new = np.concatenate([each.logits for each in outputs], axis=1)
         finite = all_finite(new)
-        totals = softmax(zero_unless(finite, new)).sum(axis=1)
-        if seen:
-            totals += np.stack([case.total for case in cases])
-        done = self._settled(cases, looks, totals, until) | ~finite
+        totals, done = np.zeros((len(cases), 1)), np.ones(len(cases), dtype=np.bool_)
+        if until < self.runtime.members:
+            totals = softmax(zero_unless(finite, new)).sum(axis=1)
+            if seen:
+                totals += np.stack([case.total for case in cases])
+            done = self._settled(cases, looks, totals, until) | ~finite
         logits = [[*case.logits, new[index]] for index, case in enumerate(cases)]
         chosen = np.flatnonzero(done).tolist()
         evidence: list[Evidence | None] = [None] * len(cases)

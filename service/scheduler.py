@@ -207,7 +207,8 @@ class Scheduler(Generic[AnyCase]):
         if job.left > room:
             seconds = cost.seconds([(0, job.left - room)], self._max_batch)
             raise _unavailable(f"the queue has room for {room} images, not {job.left}", seconds)
-        if not ahead:
+        most = [(0, ahead + job.left)]
+        if not ahead or job.arrived + cost.seconds(most, self._max_batch) <= job.deadline:
             return
         work = job.lane.work(self._running, job)
         if job.lane is background:

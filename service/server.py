@@ -16,6 +16,7 @@ from typing import Literal
 import uvicorn
 from fastapi import FastAPI
 
+from service.acceptor import Acceptor
 from service.repository import Model
 from service.settings import Settings
 
@@ -41,6 +42,7 @@ class DrainingServer(uvicorn.Server):
         self.announce = announce
         self._stop_at: float | None = None
         self._told = False
+        self._acceptors: list[Acceptor] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; on a second signal, end it."""
@@ -69,8 +71,23 @@ class DrainingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             _tune_interpreter()
+            if sys.platform != "win32":
+                listening = [each for server in self.servers for each in server.sockets]
+                self._acceptors = [Acceptor(each, self._make_protocol) for each in listening]
             port = self.servers[0].sockets[0].getsockname()[1]
             self.announce(_announcement(self.config, port))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and finish what was begun."""
+        for acceptor in self._acceptors:
+            acceptor.close()
+        await super().shutdown(sockets)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 def run(app: FastAPI, settings: Settings) -> None:

@@ -20,14 +20,12 @@ from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejectio
 from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
 from service.api.context import CLIENT_GONE, HEADER, observe, request_id_of, unexpected
 from service.api.predict import PATH, content, options_of, read_query
-from service.api.problems import respond
+from service.api.problems import Header, raw_response
 from service.cases import Case
 from service.errors import GateError, UnavailableError
 from service.gate import Gate
 from service.intake import Opened, Sent, open_sent
 from service.lanes import Job, Times
-
-Header = tuple[bytes, bytes]
 
 _CONTENT_TYPE = (b"content-type", JSON.encode())
 _URL = PATH.encode()
@@ -210,8 +208,7 @@ class Exchange:
 
     def _refuse(self, error: GateError) -> None:
         count_rejection(self._gate, error, self._state.draining)
-        response = respond(error, self._request_id)
-        self._respond(response.status_code, response.raw_headers, bytes(response.body))
+        self._respond(*raw_response(error, self._request_id))
 
     def _respond(self, status: int, headers: list[Header], body: bytes) -> None:
         protocol = self._protocol

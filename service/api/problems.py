@@ -16,6 +16,8 @@ from service.errors import Fault, GateError, InvalidError
 from service.results import Json, encode, problem
 
 MEDIA_TYPE = "application/problem+json"
+
+Header = tuple[bytes, bytes]
 _LIMITS = ("gt", "ge", "lt", "le")
 
 
@@ -28,8 +30,7 @@ def add_handlers(app: FastAPI) -> None:
 
 def respond(error: GateError, request_id: str) -> Response:
     """The response for an error of ours."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return _response(problem(error, request_id), headers)
+    return _response(problem(error, request_id), _headers(error))
 
 
 def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
@@ -38,6 +39,18 @@ def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
     first = faults[0]
     invalid = InvalidError(f"{first.pointer.lstrip('/')}: {first.message}", *faults)
     return respond(invalid, request_id)
+
+
+def raw_response(error: GateError, request_id: str) -> tuple[int, list[Header], bytes]:
+    """Status, headers and body of the same."""
+    body = encode(problem(error, request_id))
+    named = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **_headers(error)}
+    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    return error.status, headers, body
+
+
+def _headers(error: GateError) -> dict[str, str]:
+    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
 
 
 def _response(content: Json, headers: Mapping[str, str] | None = None) -> Response:

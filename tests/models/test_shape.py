@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.shape import LEVELS, STATISTICS, shape_statistics
+from models.shape import LEVELS, STATISTICS, UNITS, shape_statistics
 
 Pixels = NDArray[np.float32]
 
@@ -13,9 +13,10 @@ SIZES = [(1, 1), (1, 6), (2, 2), (4, 6), (8, 8), (13, 30), (28, 28), (96, 65)]
 
 
 def random_images(count: int, height: int, width: int) -> Pixels:
-    """Values of many magnitudes, with a good share of black and of white."""
+    """Whole units of many magnitudes, with a good share of black and of white."""
     values = np.random.default_rng(height).normal(0, 1, (count, height, width))
-    return np.where(values < -1, np.exp(4 * values), values).clip(0, 1).astype(np.float32)
+    grey = np.where(values < -1, np.exp(4 * values), values).clip(0, 1)
+    return (np.rint(UNITS * grey) / UNITS).astype(np.float32)
 
 
 def statistics(image: NDArray[np.floating]) -> dict[str, float]:
@@ -53,6 +54,15 @@ def test_erosion_of_a_diamond_by_hand() -> None:
     assert found["eroded"] == pytest.approx(5 / 13)
     assert found["eroded_twice"] == pytest.approx(1 / 13)
     assert found["perimeter"] == pytest.approx(20 / 13)
+
+
+def test_values_are_rounded_to_units_and_those_of_8_bits_are_whole() -> None:
+    image = random_images(1, 28, 28)[0]
+    noise = np.random.default_rng(2).uniform(-0.49, 0.49, image.shape) / UNITS
+    assert statistics((image + noise).clip(0, 1)) == statistics(image)
+    assert statistics(image.clip(0, 1 - 1 / UNITS) + 0.51 / UNITS) != statistics(image)
+    bits = np.arange(256, dtype=np.float32) / np.float32(255)
+    assert np.array_equal(np.rint(bits * np.float32(UNITS)), 16 * np.arange(256))
 
 
 def test_levels_by_hand() -> None:
@@ -111,7 +121,8 @@ def beside(region: NDArray[np.bool_]) -> list[tuple[NDArray[np.bool_], NDArray[n
 def framed(size: int, top: int, left: int) -> NDArray[np.float64]:
     """The same 6 × 5 strokes at a place in a blank square."""
     image = np.zeros((size, size))
-    image[top : top + 6, left : left + 5] = np.random.default_rng(4).random((6, 5))
+    quarters = np.random.default_rng(4).integers(0, UNITS // 4, (6, 5))
+    image[top : top + 6, left : left + 5] = 4 * quarters / UNITS
     return image
 
 
