@@ -300,9 +300,13 @@ class Scheduler(Generic[AnyCase]):
 
     def _answer(self, answers: _Answers[AnyCase]) -> None:
         for job, answer in answers:
-            if not job.ended:
-                self.take_back(job)
+            if job.ended:
+                continue
+            self.take_back(job)
+            try:
                 job.answer(answer)
+            except Exception:
+                log.exception("an answer was lost")
 
     def _watch(self, deadline: float) -> None:
         """See to it that `_expire` is called at the earliest deadline: one timer does for all."""

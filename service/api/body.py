@@ -110,8 +110,9 @@ class Upload:
         headers = dict(self.request.scope["headers"])
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise UnsupportedMediaError("a compressed body is not accepted (Content-Encoding)")
-        length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.settings.max_body_bytes:
+        length = headers.get(b"content-length", b"").lstrip(b"0")
+        most = self.settings.max_body_bytes
+        if length.isdigit() and (len(length) > len(str(most)) or int(length) > most):
             raise _too_many_bytes(self.settings.max_body_bytes)
         return headers
 

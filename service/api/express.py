@@ -4,16 +4,19 @@ One small image, sent as a body that arrives together with its head: it is opene
 parsed, goes to the scheduler, and comes back as bytes, without a task, a coroutine or a timer of
 its own; or it is refused at once, if there is no room. Everything else goes to the application,
 which answers in the same words: forms and JSON, invalid options, bodies that come in pieces, images
-that are large or damaged, requests that do not wait for the last one's answer, all other routes.
+that are large or damaged, clients that do not wait for an answer or do not read it, all other
+routes. What an application has as middleware does not see the short way.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from uvicorn import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejection
@@ -21,18 +24,19 @@ from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
 from service.api.context import CLIENT_GONE, HEADER, observe, request_id_of, unexpected
 from service.api.predict import PATH, content, options_of, read_query
 from service.api.problems import Header, raw_response
+from service.cache import Key
 from service.cases import Case
 from service.errors import GateError, UnavailableError
 from service.gate import Gate
 from service.intake import Opened, Sent, open_sent
 from service.lanes import Job, Times
+from service.results import Options
+from service.settings import Settings
 
 _CONTENT_TYPE = (b"content-type", JSON.encode())
 _URL = PATH.encode()
 _TYPES = frozenset(name.encode() for name in (*IMAGES, BINARY))
 _LONG_WAY = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
-
-log = logging.getLogger("service.express")
 
 
 class ExpressProtocol(HttpToolsProtocol):
@@ -40,6 +44,7 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._trusted_hosts = _trusted_hosts(self.config)
         self._body: bytes | None = None  # what there is of one that may take the short way
 
     def data_received(self, data: bytes) -> None:
@@ -65,6 +70,7 @@ class ExpressProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Answer a request that has arrived."""
         if self._body is not None:
+            self._unset_keepalive_if_required()
             last, exchange = self.cycle, Exchange(self)
             self.cycle = exchange  # type: ignore[assignment]
             if exchange.begin(self.url.partition(b"?")[2], self._body):
@@ -86,18 +92,30 @@ class ExpressProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def client_host(self) -> str:
+        """Who asks; if a trusted proxy, then whom it asks for."""
+        host = self.client[0] if self.client else ""
+        forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        if forwarded and host in self._trusted_hosts:
+            named = b", ".join(forwarded).decode("latin-1")
+            host = self._trusted_hosts.get_trusted_client_address(named)[0] or host
+        return host
+
     def _may_be_short(self) -> bool:
         if self.url.partition(b"?")[0] != _URL or self.parser.get_method() != b"POST":
             return False
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
+        settings: Settings = self.config.app.state.gate.settings  # type: ignore[union-attr]
         return (
             headers.get(b"content-type") in _TYPES
             and length.isdigit()
-            and 0 < int(length) <= SMALL_BYTES
+            and len(length) < 8
+            and 0 < int(length) <= min(SMALL_BYTES, settings.max_body_bytes)
             and _LONG_WAY.isdisjoint(headers)
             and self.parser.get_http_version() == "1.1"
             and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
         )
 
     def _go_the_long_way(self) -> None:
@@ -107,16 +125,29 @@ class ExpressProtocol(HttpToolsProtocol):
             super().on_body(body)
 
 
+@lru_cache(maxsize=8)
+def _trusted_hosts(config: Config) -> Any:
+    """The proxies that are believed whom they ask for: those of the application's middleware."""
+    app: Any = config.app
+    return ProxyHeadersMiddleware(app, config.forwarded_allow_ips).trusted_hosts
+
+
 class Exchange:
     """A request on the short way, and its answer.
 
-    To uvicorn's protocol it is what a `RequestResponseCycle` is, of which that sees no more than:
+    To uvicorn's protocol it is what a `RequestResponseCycle` is, of which that sees no more than
+    the attributes. Of a connection's requests, it tells only the last that the client has gone.
 
     Attributes:
         keep_alive: whether the connection stays open when this is answered.
         response_complete: whether it was answered.
         disconnected: whether the client has gone.
     """
+
+    _options: Options
+    _key: Key | None
+    _case: Case
+    _decode_seconds: float
 
     def __init__(self, protocol: ExpressProtocol) -> None:
         self.keep_alive: bool = protocol.parser.should_keep_alive()
@@ -127,6 +158,7 @@ class Exchange:
         self._began = self._gate.clock()
         self._request_id = request_id_of(protocol.headers)
         self._size = 0
+        self._entered = False
         self._job: Job[Case] | None = None
 
     @property
@@ -160,7 +192,10 @@ class Exchange:
         self._key = gate.cache.key(gate.model.bundle.digest, options.rule, sent)
         known = gate.cache.get(self._key)
         if known is None:
-            (image,) = open_sent((sent,), gate.settings.max_pixels)
+            try:
+                (image,) = open_sent((sent,), gate.settings.max_pixels)
+            except Exception:  # the application meets it too, and has words for it
+                return False
             if not isinstance(image, Opened) or image.pixels > SMALL_PIXELS:
                 return False
             self._case = Case(image, options.rule)
@@ -169,7 +204,7 @@ class Exchange:
             gate.metrics.cache_hits.inc()
         self._decode_seconds = gate.clock() - self._began
         gate.door.enter()
-        self._size = len(body)
+        self._entered, self._size = True, len(body)
         buffers.used += self._size
         if known:
             self._answer(NO_TIME)
@@ -178,13 +213,13 @@ class Exchange:
         return True
 
     def _enter(self, background: bool) -> None:
-        gate, client = self._gate, self._protocol.client
+        gate = self._gate
         try:
             self._job = gate.scheduler.enter(
                 (self._case,),
                 gate.clock() + gate.settings.request_timeout_seconds,
                 self._answer,
-                client=client[0] if client else "",
+                client=self._protocol.client_host(),
                 background=background,
             )
         except GateError as error:
@@ -223,10 +258,10 @@ class Exchange:
     def _end(self, status: int) -> None:
         """Give back what this occupied, and note what became of it."""
         gate = self._gate
-        if self._size:
+        if self._entered:
             gate.door.leave()
             self._state.buffers.used -= self._size
-        self.response_complete, self._size, self._job = True, 0, None
+        self.response_complete, self._entered, self._job = True, False, None
         seconds = gate.clock() - self._began
         observe(
             gate.metrics, gate.settings.access_log, self._request_id, "POST", PATH, status, seconds
