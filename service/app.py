@@ -36,12 +36,11 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        gate = open_gate(chosen, model or open_model(chosen), metrics)
-        app.state.gate = gate
+        app.state.gate = open_gate(chosen, app.state.model or open_model(chosen), metrics)
         try:
             yield
         finally:
-            await close_gate(gate)
+            await close_gate(app.state.gate)
 
     app: FastAPI = FastAPIOffline(
         title="Langevin Gate",
@@ -49,7 +48,7 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
         version=_version(),
         lifespan=lifespan,
     )
-    app.state.metrics = metrics
+    app.state.metrics, app.state.model = metrics, model
     app.state.draining = False
     app.state.buffers = Buffers(chosen.max_buffered_bytes)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

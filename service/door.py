@@ -7,6 +7,9 @@ they have been read, and refused before they cost more: at their head, where the
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.errors import UnavailableError
@@ -14,10 +17,18 @@ from service.errors import UnavailableError
 
 @dataclass
 class Door:
-    """A context manager: one request under way."""
+    """A context manager: one request under way.
+
+    Attributes:
+        limit: of those under way.
+        under_way: how many are.
+        visitors: requests that may still come to be under way, or were, and are not answered.
+    """
 
     limit: int
     under_way: int = 0
+    visitors: int = 0
+    _left: asyncio.Event | None = None
 
     def check(self) -> None:
         """See whether there is room for one more.
@@ -43,6 +54,28 @@ class Door:
     def leave(self) -> None:
         """Let one out."""
         self.under_way -= 1
+        self._tell()
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Count a visitor meanwhile."""
+        self.visitors += 1
+        try:
+            yield
+        finally:
+            self.visitors -= 1
+            self._tell()
+
+    async def emptied(self) -> None:
+        """Wait until all have left."""
+        self._left = asyncio.Event()
+        while self.visitors or self.under_way:
+            await self._left.wait()
+            self._left.clear()
+
+    def _tell(self) -> None:
+        if self._left is not None:
+            self._left.set()
 
     def __enter__(self) -> None:
         self.enter()

@@ -73,6 +73,7 @@ class Metrics:
         self._requests: list[_Request] = []
         self._answers: list[_Answer] = []
         self._stages: list[tuple[float, float]] = []
+        self._served: tuple[str, ...] = ()
         self.requests = Counter(
             "gate_http_requests", "HTTP requests", ("route", "method", "code"), registry=registry
         )
@@ -127,7 +128,7 @@ class Metrics:
         )
         self.bundle = Gauge(
             "gate_bundle_info",
-            "The bundle that is served",
+            "1: the bundle that is served; 0: one that was",
             ("name", "version", "digest", "members"),
             registry=registry,
             multiprocess_mode="livemax",
@@ -160,9 +161,11 @@ class Metrics:
     def serve(self, model: Model, queued: Callable[[], int]) -> None:
         """Tell which model is served, and where to read the queue's length."""
         manifest = model.manifest
-        self.bundle.labels(
-            manifest.name, manifest.version, model.bundle.digest, str(model.runtime.members)
-        ).set(1)
+        names = manifest.name, manifest.version, model.bundle.digest, str(model.runtime.members)
+        if self._served:
+            self.bundle.labels(*self._served).set(0)
+        self._served = names
+        self.bundle.labels(*names).set(1)
         self.queue_images.set_function(queued)
 
     def count_step(self, images: int, stage: int, seconds: float) -> None:

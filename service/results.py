@@ -173,6 +173,12 @@ def certificate(model: Model, options: Options) -> Json | None:
     return _promise(proved)
 
 
+def forget_models() -> None:
+    """Let go of the models that are not served any more."""
+    for remembered in (choose_options, members_info, model_info, certificate):
+        remembered.cache_clear()
+
+
 def _promise(proved: CertificateSpec) -> Json:
     return {
         "selective_risk": proved.target_risk,

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.acceptor import Acceptor
+from service.reload import reload
 from service.repository import Model
 from service.settings import Settings
 
@@ -43,6 +44,7 @@ class DrainingServer(uvicorn.Server):
         self._stop_at: float | None = None
         self._told = False
         self._acceptors: list[Acceptor] = []
+        self._reloading: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; on a second signal, end it."""
@@ -53,6 +55,17 @@ class DrainingServer(uvicorn.Server):
         drain = self.drain_seconds if sig == signal.SIGTERM and self.started else 0.0
         self._stop_at = time.monotonic() + drain
         self.config.app.state.draining = True  # type: ignore[union-attr]
+
+    def reload(self) -> None:
+        """Look for another bundle, on the event loop; once at a time."""
+        app: Any = self.config.app
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(reload(app.state, app.state.gate.settings))
+
+    def handle_reloads(self) -> None:
+        """Take SIGHUP as the order to reload."""
+        if sys.platform != "win32":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
 
     async def on_tick(self, counter: int) -> bool:
         """Ask, ten times a second, whether to stop."""
@@ -74,6 +87,7 @@ class DrainingServer(uvicorn.Server):
             if sys.platform != "win32":
                 listening = [each for server in self.servers for each in server.sockets]
                 self._acceptors = [Acceptor(each, self._make_protocol) for each in listening]
+            self.handle_reloads()
             port = self.servers[0].sockets[0].getsockname()[1]
             self.announce(_announcement(self.config, port))
 
@@ -126,12 +140,12 @@ def _protocol() -> type[asyncio.Protocol] | Literal["h11"]:
 
 
 def _tune_interpreter() -> None:
-    """Set Python up for many short requests beside one busy thread.
+    """Set Python up for many short requests, and threads beside them.
 
     The garbage collector looks at requests alone, and not after every few of them: what there is by
     now stays for good, and of what a request leaves behind next to nothing is a cycle. And the
-    event loop need not wait long for the inference thread: by default that may keep the
-    interpreter for 5 ms at a time.
+    event loop need not wait long for a thread that infers or decodes: by default that may keep
+    the interpreter for 5 ms at a time.
     """
     gc.collect()
     gc.freeze()

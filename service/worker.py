@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from service.repository import open_model
 from service.server import DrainingServer, configure
 from service.settings import Settings
 from service.shared_metrics import share_values, sums
-from service.workers import SIGNALS, Failed, Ready
+from service.workers import RELOADS, SIGNALS, Failed, Ready
 
 MARGIN_SECONDS = 5.0
 
@@ -37,7 +38,7 @@ def work(
     parent: Connection,
 ) -> None:
     """Open the model and serve, after `pause` seconds; tell `parent` when ready, or why not."""
-    for number in SIGNALS:
+    for number in (*SIGNALS, *RELOADS):
         signal.signal(number, signal.SIG_IGN)
     log_to_stderr(settings.log_level, f"worker {place} ")
     time.sleep(pause)
@@ -69,6 +70,10 @@ class WorkerServer(DrainingServer):
         """Capture none."""
         yield
 
+    def handle_reloads(self) -> None:
+        """Leave SIGHUP alone, and have an event loop for what the parent says."""
+        self.loop = asyncio.get_running_loop()
+
     async def on_tick(self, counter: int) -> bool:
         """Write down, ten times a second, what a scrape of another worker is to see."""
         gate: Gate = self.config.app.state.gate  # type: ignore[union-attr]
@@ -78,9 +83,11 @@ class WorkerServer(DrainingServer):
 
 
 def _obey(parent: Connection, server: WorkerServer, limit: float) -> None:
-    """Stop the server when the parent says so, or is killed; it may take `limit` seconds."""
+    """Do what the parent says, and stop when it is killed; stopping may take `limit` seconds."""
     try:
-        server.handle_exit(parent.recv(), None)
+        while (number := parent.recv()) in RELOADS:
+            server.loop.call_soon_threadsafe(server.reload)
+        server.handle_exit(number, None)
     except (EOFError, OSError):
         server.handle_exit(signal.SIGTERM, None)
     time.sleep(limit)

@@ -1,7 +1,8 @@
 """Several processes that serve one port: each has its own model, scheduler and threads.
 
 The parent binds the port, starts the workers, starts another in the place of one that dies, and
-stops them all: a signal to the parent is for every worker, signals to workers mean nothing. What
+stops them all, or has them reload: a signal to the parent is for every worker, signals to workers
+mean nothing. What
 each end says to the other goes over a pipe, whose end is also how one learns of the other's death.
 """
 
@@ -28,6 +29,7 @@ from service.settings import Settings
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
+RELOADS = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
 PAUSE_SECONDS = 5.0
 
 log = logging.getLogger("service.workers")
@@ -120,7 +122,10 @@ def keep_complete(crew: list[Worker], start: Start, directory: Path, signals: Co
     while True:
         for pipe in wait([signals, *(worker.pipe for worker in crew)]):
             if pipe is signals:
-                return int(signals.recv())
+                if (number := int(signals.recv())) not in RELOADS:
+                    return number
+                _tell(crew, number)
+                continue
             worker = next(each for each in crew if each.pipe is pipe)
             news = worker.news()
             if isinstance(news, Ready):
@@ -168,17 +173,23 @@ def _work(
 
 def _stop(crew: Sequence[Worker], first: int, signals: Connection) -> int | None:
     """Let the workers finish; a second signal, which is returned, ends the wait."""
-    serving = [worker for worker in crew if worker.ready]
-    for worker in serving:
-        with suppress(OSError):
-            worker.pipe.send(first)
+    serving = _tell(crew, first)
     open_ends = {worker.process.sentinel for worker in serving}
     while open_ends:
         ended = wait([signals, *open_ends])
-        if signals in ended:
-            return int(signals.recv())
+        if signals in ended and (number := int(signals.recv())) not in RELOADS:
+            return number
         open_ends -= set(ended)
     return None
+
+
+def _tell(crew: Sequence[Worker], number: int) -> list[Worker]:
+    """Tell the workers that serve of a signal; returns them. Others open what is there then."""
+    serving = [worker for worker in crew if worker.ready]
+    for worker in serving:
+        with suppress(OSError):
+            worker.pipe.send(number)
+    return serving
 
 
 def _forget_gauges(place: int, directory: Path) -> None:
@@ -192,7 +203,8 @@ def _signals() -> Iterator[Connection]:
     """What gives the number of each signal that comes."""
     inbox, outbox = Pipe(duplex=False)
     before = {
-        number: signal.signal(number, lambda number, _: outbox.send(number)) for number in SIGNALS
+        number: signal.signal(number, lambda number, _: outbox.send(number))
+        for number in (*SIGNALS, *RELOADS)
     }
     try:
         yield inbox
@@ -210,7 +222,7 @@ def _held_back() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # started later, it would let them through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, *RELOADS))
     try:
         yield
     finally:

@@ -57,7 +57,8 @@ async def counted(request: Request, upload: Upload, answer: Awaitable[T]) -> T:
     state = request.app.state
     gate: Gate = state.gate
     try:
-        return await answer
+        with gate.door.visit():
+            return await answer
     except GateError as error:
         count_rejection(gate, error, state.draining)
         raise
