@@ -73,6 +73,7 @@ class Metrics:
         self._requests: list[_Request] = []
         self._answers: list[_Answer] = []
         self._stages: list[tuple[float, float]] = []
+        self._rejections: list[str] = []
         self._served: tuple[str, ...] = ()
         self.requests = Counter(
             "gate_http_requests", "HTTP requests", ("route", "method", "code"), registry=registry
@@ -154,6 +155,9 @@ class Metrics:
         self.members.observe_all([each.members for each in inferred])
         for metric in ("predictive_entropy", "mutual_information"):
             getattr(self, metric).observe_all([getattr(each, metric) for each in inferred])
+        rejections, self._rejections = self._rejections, []
+        for reason, count in Tally(rejections).items():
+            self.rejected.labels(reason).inc(count)
         stages, self._stages = self._stages, []
         self.stages.labels("decode").observe_all([decode for decode, _ in stages])
         self.queue_wait.observe_all([queue for _, queue in stages])
@@ -182,6 +186,10 @@ class Metrics:
         self._requests.append(_Request(route, known, code, seconds))
         if len(self._requests) >= MOST_NOTES:
             self.add_up()
+
+    def count_rejection(self, reason: str) -> None:
+        """Count one request that was turned away."""
+        self._rejections.append(reason)
 
     def count_answer(
         self, policy: str, results: Iterable[Json], decode: float, queue: float

@@ -63,7 +63,7 @@ async def counted(request: Request, upload: Upload, answer: Awaitable[T]) -> T:
         count_rejection(gate, error, state.draining)
         raise
     except ClientDisconnect:
-        gate.metrics.rejected.labels("cancelled").inc()
+        gate.metrics.count_rejection("cancelled")
         raise
     finally:
         upload.release()
@@ -212,4 +212,4 @@ def count_rejection(gate: Gate, error: GateError, draining: bool) -> None:
         reason = "deadline"
     else:
         return
-    gate.metrics.rejected.labels(reason).inc()
+    gate.metrics.count_rejection(reason)

@@ -170,7 +170,7 @@ class Exchange:
         """Take the image back, if the client has gone."""
         if self.disconnected and self._job:
             self._gate.scheduler.take_back(self._job)
-            self._gate.metrics.rejected.labels("cancelled").inc()
+            self._gate.metrics.count_rejection("cancelled")
             self._end(CLIENT_GONE)
 
     def begin(self, query: bytes, body: bytes) -> bool:

@@ -18,6 +18,8 @@ from service.results import Json, encode, problem
 MEDIA_TYPE = "application/problem+json"
 
 Header = tuple[bytes, bytes]
+
+_CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
 _LIMITS = ("gt", "ge", "lt", "le")
 
 
@@ -30,7 +32,8 @@ def add_handlers(app: FastAPI) -> None:
 
 def respond(error: GateError, request_id: str) -> Response:
     """The response for an error of ours."""
-    return _response(problem(error, request_id), _headers(error))
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return _response(problem(error, request_id), headers)
 
 
 def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
@@ -44,13 +47,10 @@ def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
 def raw_response(error: GateError, request_id: str) -> tuple[int, list[Header], bytes]:
     """Status, headers and body of the same."""
     body = encode(problem(error, request_id))
-    named = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **_headers(error)}
-    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
     return error.status, headers, body
-
-
-def _headers(error: GateError) -> dict[str, str]:
-    return {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
 
 
 def _response(content: Json, headers: Mapping[str, str] | None = None) -> Response:
