@@ -154,7 +154,7 @@ class Stepper:
             if seen:
                 totals += np.stack([case.total for case in cases])
             done = self._settled(cases, looks, totals, until) | ~finite
-        logits = [[*case.logits, new[index]] for index, case in enumerate(cases)]
+        logits = [[*case.logits, mine] for case, mine in zip(cases, new, strict=True)]
         chosen = np.flatnonzero(done).tolist()
         evidence: list[Evidence | None] = [None] * len(cases)
         if chosen:

@@ -56,11 +56,10 @@ class Job(Generic[AnyCase]):
     answer: Answer
     left: int  # cases that are not settled; none if no one wants them any more
     started: float = math.inf
-    ended: bool = False  # answered, or taken back
 
     def wanted(self, now: float) -> bool:
         """Whether a step would not be in vain."""
-        return self.left > 0 and now < self.deadline and not self.ended
+        return self.left > 0 and now < self.deadline
 
 
 Place = tuple[Job[AnyCase], AnyCase]

@@ -97,7 +97,7 @@ class Scheduler(Generic[AnyCase]):
         self._on_loop_seconds = on_loop_seconds
         self._cost = Cost()
         self._lanes: tuple[Lane[AnyCase], Lane[AnyCase]] = Lane(), Lane()
-        self._jobs: set[Job[AnyCase]] = set()
+        self._jobs: set[Job[AnyCase]] = set()  # neither answered nor taken back
         self._running = 0  # stage of the step
         self._stepping = self._closing = False
         self._moved = 0.0
@@ -179,7 +179,6 @@ class Scheduler(Generic[AnyCase]):
 
     def take_back(self, job: Job[AnyCase]) -> None:
         """Do no more for a job, and do not answer it; if it was answered, that is so already."""
-        job.ended = True
         self._jobs.discard(job)
         if job.left:
             job.lane.drop(job)
@@ -194,6 +193,8 @@ class Scheduler(Generic[AnyCase]):
                 await asyncio.wait_for(self._done.wait(), seconds)
         self._answer([(job, _unavailable("the service is stopping")) for job in self._jobs])
         self._thread.shutdown(wait=False)
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _check(self, job: Job[AnyCase]) -> None:
         """Refuse a job for which there is no room, or no time."""
@@ -300,7 +301,7 @@ class Scheduler(Generic[AnyCase]):
 
     def _answer(self, answers: _Answers[AnyCase]) -> None:
         for job, answer in answers:
-            if job.ended:
+            if job not in self._jobs:  # answered, or taken back
                 continue
             self.take_back(job)
             try:

@@ -24,7 +24,7 @@ from service.repository import open_model
 from service.server import DrainingServer, configure
 from service.settings import Settings
 from service.shared_metrics import share_values, sums
-from service.workers import RELOADS, SIGNALS, Failed, Ready
+from service.workers import RELOAD, SIGNALS, Failed, Ready
 
 MARGIN_SECONDS = 5.0
 
@@ -38,7 +38,7 @@ def work(
     parent: Connection,
 ) -> None:
     """Open the model and serve, after `pause` seconds; tell `parent` when ready, or why not."""
-    for number in (*SIGNALS, *RELOADS):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     log_to_stderr(settings.log_level, f"worker {place} ")
     time.sleep(pause)
@@ -85,7 +85,7 @@ class WorkerServer(DrainingServer):
 def _obey(parent: Connection, server: WorkerServer, limit: float) -> None:
     """Do what the parent says, and stop when it is killed; stopping may take `limit` seconds."""
     try:
-        while (number := parent.recv()) in RELOADS:
+        while (number := parent.recv()) == RELOAD:
             server.loop.call_soon_threadsafe(server.reload)
         server.handle_exit(number, None)
     except (EOFError, OSError):

@@ -2,8 +2,8 @@
 
 The parent binds the port, starts the workers, starts another in the place of one that dies, and
 stops them all, or has them reload: a signal to the parent is for every worker, signals to workers
-mean nothing. What
-each end says to the other goes over a pipe, whose end is also how one learns of the other's death.
+mean nothing. What each end says to the other goes over a pipe, whose end is also how one learns of
+the other's death.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from service.errors import StartupError
 from service.port import listener, reserve
 from service.settings import Settings
 
+RELOAD = getattr(signal, "SIGHUP", None)
 SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+    if hasattr(signal, name)
 )
-RELOADS = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
 PAUSE_SECONDS = 5.0
 
 log = logging.getLogger("service.workers")
@@ -122,7 +124,7 @@ def keep_complete(crew: list[Worker], start: Start, directory: Path, signals: Co
     while True:
         for pipe in wait([signals, *(worker.pipe for worker in crew)]):
             if pipe is signals:
-                if (number := int(signals.recv())) not in RELOADS:
+                if (number := int(signals.recv())) != RELOAD:
                     return number
                 _tell(crew, number)
                 continue
@@ -177,7 +179,7 @@ def _stop(crew: Sequence[Worker], first: int, signals: Connection) -> int | None
     open_ends = {worker.process.sentinel for worker in serving}
     while open_ends:
         ended = wait([signals, *open_ends])
-        if signals in ended and (number := int(signals.recv())) not in RELOADS:
+        if signals in ended and (number := int(signals.recv())) != RELOAD:
             return number
         open_ends -= set(ended)
     return None
@@ -203,8 +205,7 @@ def _signals() -> Iterator[Connection]:
     """What gives the number of each signal that comes."""
     inbox, outbox = Pipe(duplex=False)
     before = {
-        number: signal.signal(number, lambda number, _: outbox.send(number))
-        for number in (*SIGNALS, *RELOADS)
+        number: signal.signal(number, lambda number, _: outbox.send(number)) for number in SIGNALS
     }
     try:
         yield inbox
@@ -222,7 +223,7 @@ def _held_back() -> Iterator[None]:
         yield
         return
     resource_tracker.ensure_running()  # started later, it would let them through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, *RELOADS))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

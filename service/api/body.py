@@ -113,7 +113,7 @@ class Upload:
         length = headers.get(b"content-length", b"").lstrip(b"0")
         most = self.settings.max_body_bytes
         if length.isdigit() and (len(length) > len(str(most)) or int(length) > most):
-            raise _too_many_bytes(self.settings.max_body_bytes)
+            raise _too_many_bytes(most)
         return headers
 
     async def _read(self) -> bytes:

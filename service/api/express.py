@@ -85,6 +85,7 @@ class ExpressProtocol(HttpToolsProtocol):
         lines = [STATUS_LINE[status]]
         lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
         lines += [b"%s: %s\r\n" % header for header in headers]
+        lines.append(b"content-length: %d\r\n" % len(body))
         if not keep_alive:
             lines.append(b"connection: close\r\n")
         self.transport.write(b"".join((*lines, b"\r\n", body)))
@@ -239,7 +240,7 @@ class Exchange:
         except Exception:
             self._refuse(unexpected(self._request_id))
         else:
-            self._respond(200, [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))], body)
+            self._respond(200, [_CONTENT_TYPE], body)
 
     def _refuse(self, error: GateError) -> None:
         count_rejection(self._gate, error, self._state.draining)

@@ -45,12 +45,11 @@ def respond_invalid(error: RequestValidationError, request_id: str) -> Response:
 
 
 def raw_response(error: GateError, request_id: str) -> tuple[int, list[Header], bytes]:
-    """Status, headers and body of the same."""
-    body = encode(problem(error, request_id))
-    headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
+    """Status, headers but for its length, and body of the same."""
+    headers = [_CONTENT_TYPE]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after))
-    return error.status, headers, body
+    return error.status, headers, encode(problem(error, request_id))
 
 
 def _response(content: Json, headers: Mapping[str, str] | None = None) -> Response:

@@ -71,7 +71,7 @@ async def until(claim: Callable[[], bool]) -> None:
 
 async def test_a_new_version_answers_and_the_old_one_is_let_go(served, add, png):
     state = served.app.state
-    old = weakref.ref(state.gate.model)
+    old = weakref.ref(state.gate.model), weakref.ref(state.gate.model.runtime)
     assert await version(served, png) == "1"
     add("2")
     await reload(state, state.gate.settings)
@@ -79,7 +79,7 @@ async def test_a_new_version_answers_and_the_old_one_is_let_go(served, add, png)
     told = re.findall(SERVED, (await served.get("/metrics")).text)
     assert dict(told) == {"1": "0.0", "2": "1.0"}
     gc.collect()
-    assert old() is None
+    assert [each() for each in old] == [None, None]
 
 
 async def test_no_request_is_lost_under_load(served, add, png):
