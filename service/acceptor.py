@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 # In one turn; more wait for the next.
-MOST = 64
+MOST = 1024
 
 
 class Acceptor:
