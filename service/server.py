@@ -8,8 +8,10 @@ import logging
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Literal
 
@@ -44,7 +46,16 @@ class DrainingServer(uvicorn.Server):
         self._stop_at: float | None = None
         self._told = False
         self._acceptors: list[Acceptor] = []
+        self._reload_wanted = False
         self._reloading: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take SIGHUP as the order to reload."""
+        with super().capture_signals():
+            if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGHUP, self.reload)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain; on a second signal, end it."""
@@ -56,19 +67,16 @@ class DrainingServer(uvicorn.Server):
         self._stop_at = time.monotonic() + drain
         self.config.app.state.draining = True  # type: ignore[union-attr]
 
-    def reload(self) -> None:
-        """Look for another bundle, on the event loop; once at a time."""
-        app: Any = self.config.app
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(reload(app.state, app.state.gate.settings))
-
-    def handle_reloads(self) -> None:
-        """Take SIGHUP as the order to reload."""
-        if sys.platform != "win32":
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+    def reload(self, *_: object) -> None:
+        """Look for another bundle soon; if that is being done, then afterwards once more."""
+        self._reload_wanted = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Ask, ten times a second, whether to stop."""
+        """Ask, ten times a second, whether to reload, or to stop."""
+        if self._reload_wanted and (self._reloading is None or self._reloading.done()):
+            self._reload_wanted = False
+            app: Any = self.config.app
+            self._reloading = asyncio.create_task(reload(app.state, app.state.gate.settings))
         if self._stop_at is not None:
             left = self._stop_at - time.monotonic()
             if not self._told:
@@ -87,7 +95,6 @@ class DrainingServer(uvicorn.Server):
             if sys.platform != "win32":
                 listening = [each for server in self.servers for each in server.sockets]
                 self._acceptors = [Acceptor(each, self._make_protocol) for each in listening]
-            self.handle_reloads()
             port = self.servers[0].sockets[0].getsockname()[1]
             self.announce(_announcement(self.config, port))
 

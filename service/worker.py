@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -70,10 +69,6 @@ class WorkerServer(DrainingServer):
         """Capture none."""
         yield
 
-    def handle_reloads(self) -> None:
-        """Leave SIGHUP alone, and have an event loop for what the parent says."""
-        self.loop = asyncio.get_running_loop()
-
     async def on_tick(self, counter: int) -> bool:
         """Write down, ten times a second, what a scrape of another worker is to see."""
         gate: Gate = self.config.app.state.gate  # type: ignore[union-attr]
@@ -86,7 +81,7 @@ def _obey(parent: Connection, server: WorkerServer, limit: float) -> None:
     """Do what the parent says, and stop when it is killed; stopping may take `limit` seconds."""
     try:
         while (number := parent.recv()) == RELOAD:
-            server.loop.call_soon_threadsafe(server.reload)
+            server.reload()
         server.handle_exit(number, None)
     except (EOFError, OSError):
         server.handle_exit(signal.SIGTERM, None)

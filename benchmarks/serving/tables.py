@@ -76,7 +76,8 @@ def tables(report: Figures) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """One table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -101,7 +102,8 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def _middle(values: Sequence[float], decimals: int) -> str:
+def quartiled(values: Sequence[float], decimals: int = 0) -> str:
+    """Median (first–third quartile) of values."""
     low, high = quartiles(values)
     middle = statistics.median(values)
     return f"{middle:.{decimals}f} ({low:.{decimals}f}–{high:.{decimals}f})"
@@ -112,13 +114,13 @@ def _side_by_side(report: Figures) -> str:
     rows = []
     for name, rates in turns.items():
         connections, values = best(rates)
-        ratio = _middle(ratios(turns, ours, name), 2) if ours in turns else NONE
-        rows.append([name, connections, _middle(values, 0), ratio])
-    return _table(["server", "connections", "answers a second", f"{ours} / it"], rows)
+        ratio = quartiled(ratios(turns, ours, name), 2) if ours in turns else NONE
+        rows.append([name, connections, quartiled(values, 0), ratio])
+    return table(["server", "connections", "answers a second", f"{ours} / it"], rows)
 
 
 def _capacity(report: Figures) -> str:
-    return _table(
+    return table(
         [
             "server",
             *map(str, CONNECTIONS),
@@ -155,7 +157,7 @@ def _limits(report: Figures) -> str:
         for name, found in report["closed"].items()
         if name not in report["settings"]
     ]
-    return _table(["", "a second"], rows)
+    return table(["", "a second"], rows)
 
 
 def _percentiles(rounds: Sequence[Figures], *keys: str) -> str:
@@ -165,7 +167,7 @@ def _percentiles(rounds: Sequence[Figures], *keys: str) -> str:
 
 
 def _closed_latency(report: Figures) -> str:
-    return _table(
+    return table(
         ["server", *map(str, CONNECTIONS)],
         (
             [name, *(_percentiles(found, "connections", str(n)) for n in CONNECTIONS)]
@@ -175,7 +177,7 @@ def _closed_latency(report: Figures) -> str:
 
 
 def _open_latency(report: Figures) -> str:
-    return _table(
+    return table(
         [
             "server",
             "load",
@@ -202,7 +204,7 @@ def _open_row(rounds: Sequence[Figures], load: str) -> list[str]:
 
 
 def _fixed(report: Figures) -> str:
-    return _table(
+    return table(
         ["server", "requests/s", "p50 / p99 / p99.9 (ms)", "failed (%)", "client late (ms)"],
         ([name, *_open_row(found, "fixed")] for name, found in report["open"].items()),
     )
@@ -219,7 +221,7 @@ OVERLOAD_COLUMNS: Mapping[str, Callable[[Sequence[Figures]], str]] = {
 
 
 def _overload(report: Figures) -> str:
-    return _table(
+    return table(
         ["server", *OVERLOAD_COLUMNS],
         (
             [name, *(column(found) for column in OVERLOAD_COLUMNS.values())]
@@ -233,7 +235,7 @@ def _growth(report: Figures) -> list[str]:
     if not rounds:
         return ["The service did not get this far."]
     return [
-        _table(
+        table(
             ["connections", "requests/s", "p99 (ms)", "failed (%)"],
             (
                 [
@@ -246,7 +248,7 @@ def _growth(report: Figures) -> list[str]:
             ),
         ),
         f"Images in one request (multipart), {FEW_CONNECTIONS} connections.",
-        _table(
+        table(
             ["images", "images/s", "p99 (ms)", "failed (%)", "CPU s a 1,000 images"],
             (
                 [
@@ -263,7 +265,7 @@ def _growth(report: Figures) -> list[str]:
 
 
 def _settings(report: Figures) -> str:
-    return _table(
+    return table(
         ["server", f"tried (requests/s at {CONNECTIONS[-1]} connections)", "kept"],
         (
             [
@@ -277,4 +279,4 @@ def _settings(report: Figures) -> str:
 
 
 def _failures(report: Figures) -> str:
-    return _table(["server", "why"], report["failures"].items())
+    return table(["server", "why"], report["failures"].items())

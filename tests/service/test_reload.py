@@ -15,9 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.datastructures import State
 
 from service.reload import reload
 from service.repository import open_model
+from service.server import DrainingServer, configure
 from service.settings import Settings
 from tests.service import tiny
 from tests.service.conftest import Client, Start
@@ -160,6 +162,36 @@ async def test_answers_of_the_cache_are_those_of_the_bundle(start, settings, fam
         await reload(state, state.gate.settings)
         assert await version(client, png) == "2"
         assert len(state.gate.cache) == 1
+
+
+async def test_what_is_asked_meanwhile_is_done_afterwards(served, monkeypatch):
+    began, ends = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def reload(state: State, settings: Settings) -> None:
+        assert state is served.app.state
+        began.release()
+        await ends.acquire()
+
+    monkeypatch.setattr("service.server.reload", reload)
+    served_by = DrainingServer(configure(served.app, Settings()), 0, print)
+    served_by.reload()
+    await served_by.on_tick(1)
+    await began.acquire()
+    for _ in range(3):
+        served_by.reload()
+        await served_by.on_tick(1)
+    await asyncio.sleep(0)
+    assert began.locked()
+    ends.release()
+    while began.locked():
+        await served_by.on_tick(1)
+        await asyncio.sleep(0)
+    ends.release()
+    await served_by.on_tick(1)
+    await asyncio.sleep(0)
+    await served_by.on_tick(1)
+    await asyncio.sleep(0)
+    assert began._value == 1, "three orders at once are one"
 
 
 if sys.platform != "win32":
