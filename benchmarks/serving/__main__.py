@@ -32,7 +32,7 @@ from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
 from benchmarks.serving.servers import QUIET, Server, ServerError, answer, limits, ours, running
 from benchmarks.serving.tables import tables
-from benchmarks.serving.turns import in_turns
+from benchmarks.serving.turns import at_the_peers_load, in_turns
 from models import bundle as bundles
 from training.data import DataError, data_directory
 from training.figures import save
@@ -104,7 +104,8 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         failures,
     )
     python = install(OURS, options.venvs, options.python) / "bin" / "python"
-    servers, tried = ours(bundle, python), {}
+    own = ours(bundle, python)
+    servers, tried = [*own], {}
     canned = _canned(servers[0], bench)
     names = [name for name in options.peers.split(",") if name]
     known = json.loads(options.settings.read_text())["tried"] if options.settings else {}
@@ -128,7 +129,9 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         servers += best_setting(candidates, tried[name])
     inference = _inference_rate(options, bundle, python)
     ceilings = limits(canned, python)
-    turns = in_turns(bench, _side_by_side(servers, tried, ceilings), options.turns)
+    best = _best_peer(servers, tried)
+    turns = in_turns(bench, [*own, *best, *ceilings], options.turns)
+    loaded = [at_the_peers_load(bench, own[0], each, options.turns) for each in best]
     figures = rounds(bench, options.rounds, servers, ceilings, set(names))
     return {
         "machine": describe("onnxruntime", "uvicorn", "fastapi"),
@@ -146,18 +149,16 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         "failures": failures,
         "inference": inference,
         "turns": turns,
+        "loaded": loaded,
         **figures,
     }
 
 
-def _side_by_side(
-    servers: list[Server], tried: dict[str, dict[str, float]], ceilings: list[Server]
-) -> list[Server]:
-    """Ours, the best peer, and the limits: some of the other peers are busy even when idle."""
+def _best_peer(servers: list[Server], tried: dict[str, dict[str, float]]) -> list[Server]:
+    """The fastest, if there is any: the only one beside ours, as some are busy even when idle."""
     reached = {name: max(rates.values(), default=0.0) for name, rates in tried.items()}
     best = max(reached, key=lambda name: reached[name], default=None)
-    own = [server for server in servers if server.name not in tried]
-    return [*own, *(server for server in servers if server.name == best), *ceilings]
+    return [server for server in servers if server.name == best]
 
 
 def say(line: str) -> None:

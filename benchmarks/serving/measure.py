@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ GROWTH_CONNECTIONS = (1, 4, 16, 64, 256, 1_000)
 GROWTH_IMAGES = (1, 8, 64, 256)
 FEW_CONNECTIONS = 2
 WARM_UP_SECONDS = 1
+PROBE_SECONDS = 2  # of capacity, before a load that is a share of it
 REST_SECONDS = 1.0  # for a server that was overloaded to come back
 
 
@@ -82,19 +83,19 @@ def rounds(
     growth: list[Figures] = []
     for turn in range(count):
         bench.say(f"round {turn + 1} of {count}: closed loop")
-        capacities = {}
+        reached: dict[str, Figures] = {}
         for server in [*servers, *limits]:
             if found := bench.attempt(server, in_closed_loop):
                 in_closed.setdefault(server.name, []).append(found)
-                capacities[server.name] = found["capacity"]
-        best = max((capacities[name] for name in rivals & capacities.keys()), default=None)
+                reached[server.name] = found
+        best = max((reached[name]["capacity"] for name in rivals & reached.keys()), default=None)
         bench.say(f"round {turn + 1} of {count}: open loop")
         for server in servers:
-            if capacity := capacities.get(server.name):
-                loads = _loads(capacity, best)
-                if opened := bench.attempt(server, partial(in_open_loop, loads=loads)):
+            if found := reached.get(server.name):
+                measure = partial(in_open_loop, connections=best_connections(found), best=best)
+                if opened := bench.attempt(server, measure):
                     in_open.setdefault(server.name, []).append(opened)
-        if servers[0].name in capacities and (grown := bench.attempt(servers[0], as_work_grows)):
+        if servers[0].name in reached and (grown := bench.attempt(servers[0], as_work_grows)):
             growth.append(grown)
     return {"closed": in_closed, "open": in_open, "growth": growth}
 
@@ -137,21 +138,47 @@ def in_closed_loop(bench: Bench, server: Server, process: Running) -> Figures:
 
 
 def in_open_loop(
-    bench: Bench, server: Server, process: Running, loads: Mapping[str, float]
+    bench: Bench, server: Server, process: Running, connections: int, best: float | None
 ) -> Figures:
-    """Latency at each of the loads, requests a second, and what is left under `overload`."""
-    requests = traffic.single(server.path, bench.pngs)
+    """Latency at shares of the capacity, at 80 % of the `best` rival's, and under overload.
+
+    The capacity is measured again before each load, for two seconds: a shared machine's speed
+    changes within minutes, and 80 % of what it was then may be more than all of what it is now.
+    """
+    requests, file = traffic.single(server.path, bench.pngs), bench.file(server)
     found: Figures = {}
-    for name, rate in loads.items():
-        patience = bench.deadline if name == "overload" else PATIENCE_SECONDS
-        due = openloop.arrivals(rate, bench.seconds)
-        outcome = openloop.drive(process.port, requests, due, patience)
-        found[name] = openloop.figures(outcome, patience, bench.seconds)
-        time.sleep(REST_SECONDS)
-    share = found["overload"]["goodput"] / (loads["overload"] / OVERLOAD)
-    found["overload"]["goodput_share"] = share
-    bench.say(f"{server.name}: under overload {100 * share:.0f} % of capacity")
+    if best is not None:
+        found["fixed"] = at_load(bench, process, requests, FIXED_SHARE * best)
+    for share in (*SHARES, OVERLOAD):
+        capacity = closed.drive(process, file, connections, PROBE_SECONDS)["throughput"]
+        if share == OVERLOAD:
+            found["overload"] = at_load(bench, process, requests, share * capacity, bench.deadline)
+            found["overload"]["goodput_share"] = found["overload"]["goodput"] / capacity
+        else:
+            found[f"{share:.0%}"] = at_load(bench, process, requests, share * capacity)
+    goodput = found["overload"]["goodput_share"]
+    bench.say(f"{server.name}: under overload {100 * goodput:.0f} % of capacity")
     return found
+
+
+def at_load(
+    bench: Bench,
+    process: Running,
+    requests: Sequence[bytes],
+    rate: float,
+    patience: float = PATIENCE_SECONDS,
+) -> Figures:
+    """Open loop at `rate` requests a second, and a rest."""
+    due = openloop.arrivals(rate, bench.seconds)
+    outcome = openloop.drive(process.port, requests, due, patience)
+    time.sleep(REST_SECONDS)
+    return openloop.figures(outcome, patience, bench.seconds)
+
+
+def best_connections(found: Figures) -> int:
+    """The number of connections with the highest throughput."""
+    by_connections = found["connections"]
+    return int(max(by_connections, key=lambda number: by_connections[number]["throughput"]))
 
 
 def as_work_grows(bench: Bench, server: Server, process: Running) -> Figures:
@@ -182,13 +209,6 @@ def _work(
     found["images"] = size * found["throughput"]
     found["cpu_seconds"] = 1000 * (usage().cpu_seconds - before) / (size * found["good"])
     return found
-
-
-def _loads(capacity: float, best: float | None) -> dict[str, float]:
-    loads = {f"{share:.0%}": share * capacity for share in SHARES}
-    if best is not None:
-        loads["fixed"] = FIXED_SHARE * best
-    return {**loads, "overload": OVERLOAD * capacity}
 
 
 def _throughput(bench: Bench, server: Server, process: Running) -> float:

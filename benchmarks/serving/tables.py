@@ -44,6 +44,8 @@ def tables(report: Figures) -> str:
         "each at the number of connections that suits it. Median and quartiles over turns, and of "
         "the ratios in a turn.",
         _side_by_side(report),
+        f"Open loop at {FIXED_SHARE:.0%} of that peer's capacity, which is measured in each turn.",
+        *map(_at_the_peers_load, report["loaded"]),
         "## Capacity",
         "Closed loop, answers a second by connections. Memory is the sum over a server's "
         "processes of what is resident: pages that they share count once for each. The service "
@@ -117,6 +119,20 @@ def _side_by_side(report: Figures) -> str:
         ratio = quartiled(ratios(turns, ours, name), 2) if ours in turns else NONE
         rows.append([name, connections, quartiled(values, 0), ratio])
     return table(["server", "connections", "answers a second", f"{ours} / it"], rows)
+
+
+def _at_the_peers_load(found: Mapping[str, Sequence[Figures]]) -> str:
+    ours = next(iter(found.values()))
+    if not ours:
+        return NONE
+    rows = []
+    for name, turns in found.items():
+        figures = [quartiled([each[key] for each in turns], 1) for key in ("p50_ms", "p99_ms")]
+        pairs = zip(ours, turns, strict=True)
+        ratio = quartiled([mine["p99_ms"] / theirs["p99_ms"] for mine, theirs in pairs], 2)
+        rate = quartiled([each["offered"] for each in turns])
+        rows.append([name, rate, *figures, ratio])
+    return table(["server", "requests/s", "p50 (ms)", "p99 (ms)", "p99 of ours / its"], rows)
 
 
 def _capacity(report: Figures) -> str:

@@ -1,4 +1,4 @@
-"""Capacity side by side: servers run at once, and are asked in turns of a second.
+"""Side by side: servers run at once, and are asked in turns.
 
 The speed of a shared machine changes from minute to minute; what one turn measures, one after the
 other, it measures of nearly the same machine. For servers that cost nothing while not asked.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.serving import closed, traffic
-from benchmarks.serving.measure import Bench
+from benchmarks.serving.measure import FIXED_SHARE, Bench, Figures, at_load
 from benchmarks.serving.servers import Server, ServerError, running
 
 CONNECTIONS = (64, 128)
@@ -51,6 +51,35 @@ def in_turns(bench: Bench, servers: Sequence[Server], count: int) -> Rates:
                         rate = 0.0
                     rates[server.name][str(connections)].append(rate)
     return rates
+
+
+def at_the_peers_load(
+    bench: Bench, server: Server, peer: Server, count: int
+) -> dict[str, list[Figures]]:
+    """Open loop at 80 % of the peer's capacity of the same turn, of both in each of `count` turns.
+
+    A server that does not start is missing, and a failure says why.
+    """
+    found: dict[str, list[Figures]] = {server.name: [], peer.name: []}
+    requests = traffic.single(peer.path, bench.pngs)
+    file = traffic.save(requests, bench.scratch / "requests-of-the-peer")
+    try:
+        with (
+            running(server, bench.cpus, requests[0]) as own,
+            running(peer, bench.cpus, requests[0]) as other,
+        ):
+            for each in (own, other):
+                closed.drive(each, file, CONNECTIONS[-1], SECONDS)
+            for turn in range(count):
+                bench.say(f"at the peer's load, turn {turn + 1} of {count}")
+                capacity = closed.drive(other, file, CONNECTIONS[0], SECONDS)["throughput"]
+                for name, process in ((server.name, own), (peer.name, other)):
+                    figures = at_load(bench, process, requests, FIXED_SHARE * capacity)
+                    found[name].append(figures)
+    except ServerError as error:
+        bench.failures[peer.name] = str(error)
+        bench.say(str(error))
+    return found
 
 
 def best(rates: Mapping[str, Sequence[float]]) -> tuple[str, Sequence[float]]:
