@@ -27,6 +27,7 @@ from service.api.express import ExpressProtocol
 from service.app import create_app
 from service.runtime import everything
 from service.server import configure
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -63,12 +64,6 @@ def read(written):
         if status != "HTTP/1.1 100 Continue":
             answers.append(Answer(int(status.split()[1]), headers, body))
     return answers, written
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE):
-        for _ in iter(condition, True):
-            await asyncio.sleep(0)
 
 
 class Connection(asyncio.Transport):

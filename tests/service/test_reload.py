@@ -24,7 +24,8 @@ from service.settings import Settings
 from tests.service import tiny
 from tests.service.conftest import Client, Start
 from tests.service.running import server
-from tests.service.test_workers import Caller, eventually
+from tests.service.test_workers import Caller
+from tests.waiting import eventually, until
 
 pytestmark = pytest.mark.anyio
 
@@ -61,14 +62,6 @@ async def version(client: httpx.AsyncClient, png: bytes) -> str:
     response = await client.post("/predict", content=png)
     assert response.status_code == 200, response.text
     return str(response.json()["model"]["version"])
-
-
-async def until(claim: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if claim():
-            return
-        await asyncio.sleep(0.001)
-    pytest.fail("never came true")
 
 
 async def test_a_new_version_answers_and_the_old_one_is_let_go(served, add, png):

@@ -10,18 +10,11 @@ import pytest
 
 from service.app import create_app
 from service.runtime import everything
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 PNG = {"Content-Type": "image/png"}
-
-
-async def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    pytest.fail("it did not come about")
 
 
 async def test_live_and_ready(client):

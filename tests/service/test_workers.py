@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from service.errors import StartupError
 from service.port import listener, reserve
 from service.workers import PAUSE_SECONDS, Failed, Ready, Worker, keep_complete
 from tests.service.running import Server, server
+from tests.waiting import eventually
 
 TWO = ("--workers", "2")
 COUNTED = r'gate_http_requests_total\{code="200",method="POST",route="/predict"\} ([\d.]+)'
@@ -55,14 +54,6 @@ class Caller:
 
     def counted(self) -> float:
         return float(found[1]) if (found := re.search(COUNTED, self.scrape())) else 0.0
-
-
-def eventually(claim: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until it holds."""
-    end = time.monotonic() + seconds
-    while not claim():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def processes_of(running: Server) -> list[int]:

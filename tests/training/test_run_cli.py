@@ -21,6 +21,7 @@ from PIL import Image
 from models import bundle as bundles
 from models.bundle import REQUIRED
 from models.detectors import DETECTORS
+from tests.waiting import eventually
 from training import cli
 
 ROOT = Path(__file__).parents[2]
@@ -522,13 +523,6 @@ def sampling(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def alive(group: int) -> list[int]:
     """Processes of a group, without those that have ended and wait to be collected."""
     found = []
@@ -546,19 +540,19 @@ def test_interrupt_saves_and_resumes(
     sampling: subprocess.Popen[str], tmp_path: Path, call: Call
 ) -> None:
     chains = tmp_path / "run" / "chains"
-    wait_until((chains / "00.safetensors").exists)
+    eventually((chains / "00.safetensors").exists)
     os.killpg(sampling.pid, signal.SIGINT)
     _, err = sampling.communicate(timeout=30)
     assert sampling.returncode == 130
     assert "Traceback" not in err
-    wait_until(lambda: not alive(sampling.pid), seconds=5)
+    eventually(lambda: not alive(sampling.pid), seconds=5)
     recipe = tmp_path / "tiny.toml"
     assert call("sample", recipe, "--out", tmp_path / "run", "--workers", 1).code == 0
     assert call("inspect", tmp_path / "run").out.count("safetensors: present") == 2
 
 
 def test_interrupt_while_the_workers_start(sampling: subprocess.Popen[str]) -> None:
-    wait_until(lambda: len(alive(sampling.pid)) == 3)
+    eventually(lambda: len(alive(sampling.pid)) == 3)
     time.sleep(1)
     os.killpg(sampling.pid, signal.SIGINT)
     _, err = sampling.communicate(timeout=30)
@@ -579,7 +573,7 @@ def test_interrupt_says_how_to_resume(call: Call, monkeypatch: pytest.MonkeyPatc
 def test_killed_run_leaves_no_process_behind(
     sampling: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    wait_until((tmp_path / "run" / "chains" / "00.safetensors").exists)
+    eventually((tmp_path / "run" / "chains" / "00.safetensors").exists)
     os.kill(sampling.pid, signal.SIGKILL)
     sampling.wait()
-    wait_until(lambda: not alive(sampling.pid), seconds=5)
+    eventually(lambda: not alive(sampling.pid), seconds=5)
