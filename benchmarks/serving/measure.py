@@ -142,23 +142,20 @@ def in_open_loop(
 ) -> Figures:
     """Latency at shares of the capacity, at 80 % of the `best` rival's, and under overload.
 
-    The capacity is measured again before each load, for two seconds: a shared machine's speed
-    changes within minutes, and 80 % of what it was then may be more than all of what it is now.
+    The capacity is measured again before each share of it, for two seconds: a shared machine's
+    speed changes within minutes, and 80 % of what it was may be more than all of what it is.
     """
     requests, file = traffic.single(server.path, bench.pngs), bench.file(server)
     found: Figures = {}
+    for share in SHARES:
+        capacity = closed.drive(process, file, connections, PROBE_SECONDS)["throughput"]
+        found[f"{share:.0%}"] = at_load(bench, process, requests, share * capacity)
     if best is not None:
         found["fixed"] = at_load(bench, process, requests, FIXED_SHARE * best)
-    for share in (*SHARES, OVERLOAD):
-        capacity = closed.drive(process, file, connections, PROBE_SECONDS)["throughput"]
-        if share == OVERLOAD:
-            found["overload"] = at_load(bench, process, requests, share * capacity, bench.deadline)
-            found["overload"]["goodput_share"] = found["overload"]["goodput"] / capacity
-        else:
-            found[f"{share:.0%}"] = at_load(bench, process, requests, share * capacity)
-    goodput = found["overload"]["goodput_share"]
-    bench.say(f"{server.name}: under overload {100 * goodput:.0f} % of capacity")
-    return found
+    overload = at_load(bench, process, requests, OVERLOAD * capacity, bench.deadline)
+    overload["goodput_share"] = overload["goodput"] / capacity
+    bench.say(f"{server.name}: under overload {100 * overload['goodput_share']:.0f} % of capacity")
+    return {**found, "overload": overload}
 
 
 def at_load(
