@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 from benchmarks.serving.servers import Running, ServerError
 
 TIMEOUT_SECONDS = 10
+TAIL_SECONDS = 0.5  # in which a server finishes what no client waits for any more
 SCRIPT = """\
 local requests, position = {}, 0
 
@@ -40,7 +42,7 @@ end
 
 
 def drive(server: Running, requests: Path, connections: int, seconds: int) -> dict[str, float]:
-    """One measurement, with the requests of a file of `traffic.save`, again and again.
+    """One measurement, with the requests of a file of `traffic.save`, again and again; and a rest.
 
     Returns:
         `throughput` in answers of status 200 a second, `failed` as a share of the requests, and
@@ -58,6 +60,7 @@ def drive(server: Running, requests: Path, connections: int, seconds: int) -> di
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience)
     except subprocess.TimeoutExpired as error:
         raise ServerError("wrk did not end") from error
+    time.sleep(TAIL_SECONDS)
     if done.returncode or not done.stdout:
         raise ServerError(f"wrk: {(done.stderr or done.stdout).strip()}")
     return figures(json.loads(done.stdout.splitlines()[-1]))
