@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.machine import describe
 from benchmarks.serving import traffic
 from benchmarks.serving.chart import draw
-from benchmarks.serving.measure import Bench, best_setting, rounds, try_settings
+from benchmarks.serving.measure import Bench, best_setting, rounds, say, try_settings
 from benchmarks.serving.openloop import CONNECTIONS
 from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
@@ -159,10 +159,6 @@ def _best_peer(servers: list[Server], tried: dict[str, dict[str, float]]) -> lis
     reached = {name: max(rates.values(), default=0.0) for name, rates in tried.items()}
     best = max(reached, key=lambda name: reached[name], default=None)
     return [server for server in servers if server.name == best]
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _canned(server: Server, bench: Bench) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class Bench:
         return traffic.save(traffic.single(server.path, self.pngs), self.scratch / "requests")
 
 
+def say(line: str) -> None:
+    """Tell of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def rounds(
     bench: Bench, count: int, servers: list[Server], limits: list[Server], rivals: set[str]
 ) -> Figures:
@@ -92,7 +98,7 @@ def rounds(
         bench.say(f"round {turn + 1} of {count}: open loop")
         for server in servers:
             if found := reached.get(server.name):
-                measure = partial(in_open_loop, connections=best_connections(found), best=best)
+                measure = partial(in_open_loop, connections=found["best_connections"], best=best)
                 if opened := bench.attempt(server, measure):
                     in_open.setdefault(server.name, []).append(opened)
         if servers[0].name in reached and (grown := bench.attempt(servers[0], as_work_grows)):
@@ -127,10 +133,12 @@ def in_closed_loop(bench: Bench, server: Server, process: Running) -> Figures:
         after = usage()
         found["cpu_us"] = 1e6 * (after.cpu_seconds - before.cpu_seconds) / found["good"]
         by_connections[str(connections)] = found
-    best = max(by_connections.values(), key=lambda figures: figures["throughput"])
+    number = max(by_connections, key=lambda number: by_connections[number]["throughput"])
+    best = by_connections[number]
     bench.say(f"{server.name}: {best['throughput']:.0f}/s")
     return {
         "connections": by_connections,
+        "best_connections": int(number),
         "capacity": best["throughput"],
         "cpu_us": best["cpu_us"],
         "megabytes": after.megabytes,
@@ -170,12 +178,6 @@ def at_load(
     outcome = openloop.drive(process.port, requests, due, patience)
     time.sleep(REST_SECONDS)
     return openloop.figures(outcome, patience, bench.seconds)
-
-
-def best_connections(found: Figures) -> int:
-    """The number of connections with the highest throughput."""
-    by_connections = found["connections"]
-    return int(max(by_connections, key=lambda number: by_connections[number]["throughput"]))
 
 
 def as_work_grows(bench: Bench, server: Server, process: Running) -> Figures:

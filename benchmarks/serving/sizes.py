@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from benchmarks.serving import traffic
-from benchmarks.serving.measure import Bench
+from benchmarks.serving.measure import Bench, say
 from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
 from benchmarks.serving.servers import Server, ServerError, answer, ours, running
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> str:
     """
     pngs = traffic.images(data_directory(options.data_dir))
     failures: dict[str, str] = {}
-    bench = Bench(options.server_cpus, 1, 1.0, pngs, scratch, _say, failures)
+    bench = Bench(options.server_cpus, 1, 1.0, pngs, scratch, say, failures)
     python = install(OURS, options.venvs, options.python) / "bin" / "python"
     venv = install(PEER, options.venvs, options.python)
     sizes = sorted(
@@ -120,10 +120,6 @@ def compared(sizes: Sequence[Size], asked: dict[int, float], rates: Rates) -> st
         ratio = quartiled(ratios(rates, names[0], names[2]), 2)
         rows.append([str(size.members), f"{asked[size.members]:.2f}", *answers, ratio])
     return table(COLUMNS, rows)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:
