@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from service.api import exposition, health, models, oip, predict
 from service.api.body import Buffers
 from service.api.context import RequestContext
+from service.api.heads import Heads
 from service.api.openapi import describe
 from service.api.problems import add_handlers
 from service.gate import close_gate, open_gate
@@ -50,7 +51,7 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
     )
     app.state.metrics, app.state.model = metrics, model
     app.state.draining = False
-    app.state.buffers = Buffers(chosen.max_buffered_bytes)
+    app.state.buffers, app.state.heads = Buffers(chosen.max_buffered_bytes), Heads()
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     for module in (predict, oip, models, health, exposition):
         app.include_router(module.router)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from service.errors import GateError, InvalidError, TooLargeError, UnsupportedMediaError
+from service.png import PlainPng, read_plain
 
 # Naming the plugins registers them; Pillow would import all that it has on the first bad file.
 FORMATS = tuple(
@@ -95,7 +96,7 @@ def looks_like_image(data: bytes) -> bool:
     )
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int) -> Image.Image | PlainPng:
     """Recognise an image and check its header; no pixel is decoded.
 
     Raises:
@@ -105,6 +106,9 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """
     if not data:
         raise InvalidError("the image is empty: 0 bytes")
+    if plain := read_plain(data):
+        check_size(plain.width, plain.height, max_pixels)
+        return plain
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except MemoryError:
@@ -135,7 +139,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def decode(image: Image.Image, size: tuple[int, int], target: Target) -> Picture:
+def decode(image: Image.Image | PlainPng, size: tuple[int, int], target: Target) -> Picture:
     """Decode an opened image, or one made of pixels; upright and reduced.
 
     Args:
@@ -147,14 +151,14 @@ def decode(image: Image.Image, size: tuple[int, int], target: Target) -> Picture
         InvalidError: its data are damaged or cut short.
     """
     mode, (width, height) = image.mode, size
+    drafted, turn = False, None
     try:
-        if image.format in ("JPEG", "MPO"):
-            side = OVERSAMPLING * max(target.height, target.width)
-            image.draft(None, (side, side))
-        drafted = image.size != size
-        image.load()
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1)) if image.info else None
-        plain = _TO_BYTES[mode](image)
+        if isinstance(image, PlainPng):
+            plain = image.unpack()
+        else:
+            drafted = _load(image, size, target)
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1)) if image.info else None
+            plain = _TO_BYTES[mode](image)
         if turn is not None:
             plain = plain.transpose(turn)
         reduced, pixels = _reduce(plain, target)
@@ -167,6 +171,16 @@ def decode(image: Image.Image, size: tuple[int, int], target: Target) -> Picture
         width, height = height, width
     applied = ("orient",) * (turn is not None) + ("reduce",) * (drafted or reduced)
     return Picture(pixels, width, height, mode, applied)
+
+
+def _load(image: Image.Image, size: tuple[int, int], target: Target) -> bool:
+    """Decode; whether to a smaller size, as a JPEG's decoder can."""
+    if image.format in ("JPEG", "MPO"):
+        side = OVERSAMPLING * max(target.height, target.width)
+        image.draft(None, (side, side))
+    drafted = image.size != size
+    image.load()
+    return drafted
 
 
 def _reduce(image: Image.Image, target: Target) -> tuple[bool, NDArray[np.uint8]]:

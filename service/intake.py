@@ -19,6 +19,7 @@ from service.errors import Fault, GateError, InvalidError
 from service.evidence import Floats
 from service.images import Picture, Target, decode, open_image
 from service.pixels import read_pixels
+from service.png import PlainPng
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Opened:
         pointer: where in the request it lies.
     """
 
-    image: Image.Image
+    image: Image.Image | PlainPng
     size: tuple[int, int]
     pointer: str
 
@@ -150,7 +151,7 @@ def _from_pixels(pixels: Pixels) -> Image.Image:
     return Image.frombuffer(mode, size, pixels.values, "raw", mode, 0, 1)
 
 
-def _from_item(item: object, max_pixels: int) -> Image.Image:
+def _from_item(item: object, max_pixels: int) -> Image.Image | PlainPng:
     if not isinstance(item, dict):
         raise InvalidError("an image must be an object with base64 or pixels")
     if unknown := sorted(set(item) - {"base64", "pixels", "maximum"}):

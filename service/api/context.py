@@ -42,7 +42,7 @@ class RequestContext:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = request_id_of(scope["headers"])
+        request_id = given_id(scope["headers"]) or next_id()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -97,9 +97,14 @@ def unexpected(request_id: str) -> GateError:
     return GateError("an error of ours; the log has it under this request_id")
 
 
-def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The client's id of a request, if it is a sane one; or one of ours."""
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The client's id of a request, if it gave a sane one; or none."""
     for name, value in headers:
         if name == HEADER and _SANE.fullmatch(value):
             return str(value, "ascii")
+    return ""
+
+
+def next_id() -> str:
+    """An id of ours."""
     return f"{_PROCESS}{next(_COUNT):012x}"

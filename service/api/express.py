@@ -10,20 +10,22 @@ routes. What an application has as middleware does not see the short way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import State
 from uvicorn import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejection
-from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
-from service.api.context import CLIENT_GONE, HEADER, observe, request_id_of, unexpected
+from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES
+from service.api.context import CLIENT_GONE, given_id, next_id, observe, unexpected
+from service.api.heads import Head, Header, Heads, forwarded_for
 from service.api.predict import PATH, content, options_of, read_query
-from service.api.problems import Header, raw_response
+from service.api.problems import raw_response
 from service.cache import Key
 from service.cases import Case
 from service.errors import GateError, UnavailableError
@@ -33,29 +35,53 @@ from service.lanes import Job, Times
 from service.results import Options
 from service.settings import Settings
 
-_CONTENT_TYPE = (b"content-type", JSON.encode())
+_GAP = b"\r\n\r\n"
+_JSON = b"content-type: %s\r\n" % JSON.encode()
 _URL = PATH.encode()
 _TYPES = frozenset(name.encode() for name in (*IMAGES, BINARY))
 _LONG_WAY = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
 
 
 class ExpressProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with a short way for what is asked most."""
+    """uvicorn's protocol, with a short way for what is asked most.
+
+    A head that was read before is not read again: what comes with it passes by the parser, which
+    then stands where it stood, between two messages.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._app: Any = self.config.app
         self._trusted_hosts = _trusted_hosts(self.config)
-        self._body: bytes | None = None  # what there is of one that may take the short way
+        self._between = True  # the parser has read all of a message, and nothing of the next
+        self._head: Head | None = None  # the last that may take the short way
+        self._body: bytes | None = None  # what there is of such a one
+        self._answered = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived. A body of which there is more to come goes the long way."""
+        alone, end = self._between, data.find(_GAP) + len(_GAP)
+        heads: Heads = self._app.state.heads
+        if alone and self._may_begin():
+            head = heads.find(data[:end])
+            if head and len(data) - end == head.length and self._begin(head, data[end:]):
+                return
+        self._head = None
         super().data_received(data)
         if self._body is not None:
             self._go_the_long_way()
+        elif alone and self._head and len(data) - end == self._head.length:
+            heads.keep(data[:end], self._head)
+
+    def on_message_begin(self) -> None:
+        """Begin to read."""
+        self._between = False
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Look at a head."""
-        if self._may_be_short():
+        self._head = self._read_head()
+        if self._head and self._may_begin():
             self._body = b""
         else:
             super().on_headers_complete()
@@ -69,55 +95,82 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request that has arrived."""
-        if self._body is not None:
-            self._unset_keepalive_if_required()
-            last, exchange = self.cycle, Exchange(self)
-            self.cycle = exchange  # type: ignore[assignment]
-            if exchange.begin(self.url.partition(b"?")[2], self._body):
+        self._between = True
+        if self._head and self._body is not None:
+            if self._begin(self._head, self._body):
                 self._body = None
                 return
-            self.cycle = last
             self._go_the_long_way()
         super().on_message_complete()
 
-    def send(self, status: int, headers: Iterable[Header], body: bytes, keep_alive: bool) -> None:
+    def send(self, response: bytes, keep_alive: bool) -> None:
         """Send a whole response, and get ready for the next request."""
-        lines = [STATUS_LINE[status]]
-        lines += [b"%s: %s\r\n" % header for header in self.server_state.default_headers]
-        lines += [b"%s: %s\r\n" % header for header in headers]
-        lines.append(b"content-length: %d\r\n" % len(body))
-        if not keep_alive:
-            lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join((*lines, b"\r\n", body)))
+        self.transport.write(response)
         if not keep_alive:
             self.transport.close()
-        self.on_response_complete()
+        self._answered = self.loop.time()
+        if self.pipeline or self.timeout_keep_alive_task is None or self.transport.is_closing():
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
 
-    def client_host(self) -> str:
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for long: one timer does for many requests."""
+        idle = self.loop.time() - self._answered if self._may_begin() else 0.0
+        if idle >= self.timeout_keep_alive or self.transport.is_closing():
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive - idle, self.timeout_keep_alive_handler
+            )
+
+    def client_host(self, forwarded: bytes) -> str:
         """Who asks; if a trusted proxy, then whom it asks for."""
         host = self.client[0] if self.client else ""
-        forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
         if forwarded and host in self._trusted_hosts:
-            named = b", ".join(forwarded).decode("latin-1")
+            named = forwarded.decode("latin-1")
             host = self._trusted_hosts.get_trusted_client_address(named)[0] or host
         return host
 
-    def _may_be_short(self) -> bool:
-        if self.url.partition(b"?")[0] != _URL or self.parser.get_method() != b"POST":
-            return False
+    def _may_begin(self) -> bool:
+        """Whether nothing is under way on this connection."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def _read_head(self) -> Head | None:
+        """The head, if it is of a request that may take the short way."""
+        path, _, query = self.url.partition(b"?")
+        if path != _URL or self.parser.get_method() != b"POST":
+            return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        settings: Settings = self.config.app.state.gate.settings  # type: ignore[union-attr]
-        return (
+        settings: Settings = self._app.state.gate.settings
+        if not (
             headers.get(b"content-type") in _TYPES
             and length.isdigit()
             and len(length) < 8
             and 0 < int(length) <= min(SMALL_BYTES, settings.max_body_bytes)
             and _LONG_WAY.isdisjoint(headers)
             and self.parser.get_http_version() == "1.1"
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.flow.write_paused
+        ):
+            return None
+        return Head(
+            query=query,
+            headers=self.headers,
+            length=int(length),
+            keep_alive=self.parser.should_keep_alive(),
+            request_id=given_id(self.headers),
+            forwarded=forwarded_for(self.headers),
         )
+
+    def _begin(self, head: Head, body: bytes) -> bool:
+        """Try the short way."""
+        last, exchange = self.cycle, Exchange(self, self._app.state, head, len(body))
+        self.cycle = exchange  # type: ignore[assignment]
+        if exchange.begin(body):
+            return True
+        self.cycle = last
+        return False
 
     def _go_the_long_way(self) -> None:
         body, self._body = self._body, None
@@ -145,21 +198,36 @@ class Exchange:
         disconnected: whether the client has gone.
     """
 
+    __slots__ = (
+        "_began",
+        "_case",
+        "_decode_seconds",
+        "_entered",
+        "_gate",
+        "_head",
+        "_job",
+        "_key",
+        "_options",
+        "_protocol",
+        "_request_id",
+        "_size",
+        "_state",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
     _options: Options
     _key: Key | None
     _case: Case
     _decode_seconds: float
 
-    def __init__(self, protocol: ExpressProtocol) -> None:
-        self.keep_alive: bool = protocol.parser.should_keep_alive()
-        self.response_complete = self.disconnected = False
-        self._protocol = protocol
-        self._state = protocol.config.app.state  # type: ignore[union-attr]
-        self._gate: Gate = self._state.gate
+    def __init__(self, protocol: ExpressProtocol, state: State, head: Head, size: int) -> None:
+        self.keep_alive = head.keep_alive
+        self.response_complete = self.disconnected = self._entered = False
+        self._protocol, self._state, self._head, self._size = protocol, state, head, size
+        self._gate: Gate = state.gate
         self._began = self._gate.clock()
-        self._request_id = request_id_of(protocol.headers)
-        self._size = 0
-        self._entered = False
+        self._request_id = head.request_id or next_id()
         self._job: Job[Case] | None = None
 
     @property
@@ -174,23 +242,22 @@ class Exchange:
             self._gate.metrics.count_rejection("cancelled")
             self._end(CLIENT_GONE)
 
-    def begin(self, query: bytes, body: bytes) -> bool:
+    def begin(self, body: bytes) -> bool:
         """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
-        gate = self._gate
+        gate, buffers = self._gate, self._state.buffers
         try:
-            asked = read_query(query)
-            self._options = options = options_of(gate, asked)
+            asked = read_query(self._head.query)
+            self._options = options_of(gate, asked)
             gate.door.check()
         except UnavailableError as error:
             self._refuse(error)
             return True
         except (GateError, RequestValidationError):
             return False
-        buffers: Buffers = self._state.buffers
-        if buffers.used + len(body) > buffers.limit:
+        if buffers.used + self._size > buffers.limit:
             return False
         sent = Sent(body, "/body")
-        self._key = gate.cache.key(gate.model.bundle.digest, options.rule, sent)
+        self._key = gate.cache.key(gate.model.bundle.digest, self._options.rule, sent)
         known = gate.cache.get(self._key)
         if known is None:
             try:
@@ -199,13 +266,13 @@ class Exchange:
                 return False
             if not isinstance(image, Opened) or image.pixels > SMALL_PIXELS:
                 return False
-            self._case = Case(image, options.rule)
+            self._case = Case(image, self._options.rule)
         else:
             self._case = known
             gate.metrics.cache_hits.inc()
         self._decode_seconds = gate.clock() - self._began
         gate.door.enter()
-        self._entered, self._size = True, len(body)
+        self._entered = True
         buffers.used += self._size
         if known:
             self._answer(NO_TIME)
@@ -220,7 +287,7 @@ class Exchange:
                 (self._case,),
                 gate.clock() + gate.settings.request_timeout_seconds,
                 self._answer,
-                client=self._protocol.client_host(),
+                client=self._protocol.client_host(self._head.forwarded),
                 background=background,
             )
         except GateError as error:
@@ -240,21 +307,29 @@ class Exchange:
         except Exception:
             self._refuse(unexpected(self._request_id))
         else:
-            self._respond(200, [_CONTENT_TYPE], body)
+            self._respond(200, _JSON, body)
 
     def _refuse(self, error: GateError) -> None:
         count_rejection(self._gate, error, self._state.draining)
-        self._respond(*raw_response(error, self._request_id))
+        status, headers, body = raw_response(error, self._request_id)
+        self._respond(status, _lines(headers), body)
 
-    def _respond(self, status: int, headers: list[Header], body: bytes) -> None:
+    def _respond(self, status: int, headers: bytes, body: bytes) -> None:
         protocol = self._protocol
         if protocol.transport.is_closing():
             self._end(CLIENT_GONE)
             return
         self._end(status)
-        protocol.send(
-            status, [*headers, (HEADER, self._request_id.encode())], body, self.keep_alive
+        response = b"%s%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+            STATUS_LINE[status],
+            _lines(protocol.server_state.default_headers),
+            headers,
+            self._request_id.encode(),
+            len(body),
+            b"" if self.keep_alive else b"connection: close\r\n",
+            body,
         )
+        protocol.send(response, self.keep_alive)
 
     def _end(self, status: int) -> None:
         """Give back what this occupied, and note what became of it."""
@@ -267,3 +342,7 @@ class Exchange:
         observe(
             gate.metrics, gate.settings.access_log, self._request_id, "POST", PATH, status, seconds
         )
+
+
+def _lines(headers: Sequence[Header]) -> bytes:
+    return b"".join([b"%s: %s\r\n" % header for header in headers])

@@ -12,12 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.heads import Header
 from service.errors import Fault, GateError, InvalidError
 from service.results import Json, encode, problem
 
 MEDIA_TYPE = "application/problem+json"
-
-Header = tuple[bytes, bytes]
 
 _CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
 _LIMITS = ("gt", "ge", "lt", "le")

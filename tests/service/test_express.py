@@ -66,6 +66,13 @@ def read(written):
     return answers, written
 
 
+def nameless(answer):
+    """An answer without the request's id."""
+    headers = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    body = re.sub(rb'"request_id":"[^"]*"', b'"request_id":""', answer.body)
+    return Answer(answer.status, headers, body)
+
+
 class Connection(asyncio.Transport):
     """The server's end of a connection, which keeps what is written; and what its client does."""
 
@@ -244,7 +251,8 @@ async def test_what_is_known_goes_the_short_way(serve, png):
         counted = {"gate_cache_hits_total 3.0", "gate_inference_images_total 1.0"}
         assert counted <= set(served.counted())
         await connection.send(request(png) + request(line_of(9)))
-        assert connection.protocol.timeout_keep_alive_task is None, "the second is under way"
+        connection.protocol.timeout_keep_alive_handler()
+        assert not connection.closed, "the second is under way"
         await connection.answers(2)
 
 
@@ -277,13 +285,56 @@ async def test_wherever_a_request_is_cut_the_answer_is_the_same(serve, png):
         assert len(served.long_way) == 1 + len(png), "those of which some of the body came later"
 
 
-async def test_however_requests_are_cut_the_answers_are_the_same_and_in_order(serve, png):
-    kinds = [request(make(png), **fields) for _, make, fields in WAYS.values()]
+async def test_a_head_that_was_read_is_not_read_again(serve, png):
+    async with serve() as served:
+        first, again = (served.connect() for _ in range(2))
+        asked = request(png, x_request_id=None)
+        answer = nameless(await first.ask(asked))
+        again.protocol.parser = None
+        assert nameless(await again.ask(asked)) == nameless(await again.ask(asked)) == answer
+        no_image = request(bytes(len(png)), x_request_id=None)
+        assert no_image.startswith(asked[: -len(png)])
+        refused = nameless(await first.ask(no_image))
+        assert refused == nameless(await served.plainly(no_image))
+        assert (refused.status, served.long_way) == (422, ["/predict"] * 2)
+
+
+async def test_a_known_head_is_read_when_others_are_under_way(serve, png, held):
+    async with serve(held.model) as served:
+        connection, asked = served.connect(), request(png, x_request_id=None)
+        await connection.send(asked)
+        await until(held.entered.is_set)
+        await connection.send(asked)
+        held.release.set()
+        first, second = map(nameless, await connection.answers(2))
+        assert first == second
+        assert served.long_way == ["/predict"], "the second waited for the first"
+
+
+async def test_a_connection_is_closed_when_it_has_been_idle(serve, png):
+    async with serve() as served:
+        served.config.timeout_keep_alive = 0.2
+        connection, asked = served.connect(), request(png, x_request_id=None)
+        loop = asyncio.get_running_loop()
+        for _ in range(6):
+            sent = loop.time()
+            await connection.ask(asked)
+            await asyncio.sleep(0.08)
+        assert not connection.closed, "0.2 s have passed since the first, but not since the last"
+        await until(lambda: connection.closed)
+        assert loop.time() - sent >= 0.2
+        served.config.timeout_keep_alive = 75
+        assert served.long_way == []
+
+
+@pytest.mark.parametrize("name", ["mine", None])
+async def test_however_requests_are_cut_the_answers_are_the_same_and_in_order(serve, png, name):
+    kinds = [request(make(png), x_request_id=name, **fields) for _, make, fields in WAYS.values()]
     kinds = [kind for kind in kinds if not re.search(b"connection: |HTTP/1.0", kind)]
     rng = np.random.default_rng(seed := 5)
     print("seed", seed)
     async with serve(cache_images=1) as served:
-        plain = [await served.plainly(kind) for kind in kinds]
+        plain = [nameless(await served.plainly(kind)) for kind in kinds]
         for _ in range(40):
             numbers = rng.integers(0, len(kinds), 6) // rng.integers(1, 5)
             stream, connection = b"".join(kinds[each] for each in numbers), served.connect()
@@ -293,7 +344,8 @@ async def test_however_requests_are_cut_the_answers_are_the_same_and_in_order(se
                 await connection.send(stream[slice(*piece)])
                 for _ in range(rng.integers(0, 20)):
                     await asyncio.sleep(0)
-            assert await connection.answers(6) == [plain[each] for each in numbers]
+            answers = [nameless(answer) for answer in await connection.answers(6)]
+            assert answers == [plain[each] for each in numbers]
         assert len(kinds) < len(served.long_way) < len(kinds) + 6 * 40, "both ways"
 
 

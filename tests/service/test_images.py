@@ -13,6 +13,7 @@ from PIL import Image
 
 from service.errors import GateError, InvalidError, TooLargeError, UnsupportedMediaError
 from service.images import Target, decode, open_image
+from service.png import PlainPng, read_plain
 
 TARGET = Target(height=8, width=8)
 MAX_PIXELS = 1_000_000
@@ -256,3 +257,68 @@ def test_damaged_files_are_read_or_refused(sample, edits, cut):
     except GateError:
         return
     assert picture.pixels.ndim == 4
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image).reshape(1, image.height, image.width, -1)
+
+
+def rows_of_every_filter(width: int, channels: int, seed: int) -> bytes:
+    """Noise of ten rows, two of each of PNG's filters."""
+    noise = np.random.default_rng(seed).integers(0, 256, (10, width * channels), dtype=np.uint8)
+    return b"".join(bytes([index % 5]) + row.tobytes() for index, row in enumerate(noise))
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)])
+@pytest.mark.parametrize("width", [1, 28, 33])
+def test_a_plain_png_has_the_pixels_that_pillow_finds(colour, channels, width):
+    rows = zlib.compress(rows_of_every_filter(width, channels, seed=3))
+    data = png_header(width, 10, colour=colour) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    assert isinstance(open_image(data, MAX_PIXELS), PlainPng)
+    picture = decode(open_image(data, MAX_PIXELS), (width, 10), Target(10, width))
+    assert np.array_equal(picture.pixels, by_pillow(data))
+    assert (picture.width, picture.height, picture.applied) == (width, 10, ())
+    assert picture.mode == {1: "L", 3: "RGB"}[channels]
+
+
+def test_what_is_not_plain_is_left_to_pillow(encode):
+    grey, header, end = gradient(), png_header(12, 8), png_chunk(b"IEND", b"")
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in grey))
+    pixels = png_chunk(b"IDAT", rows)
+    others = {
+        "text": header + png_chunk(b"tEXt", b"a\0b") + pixels + end,
+        "two parts": header + png_chunk(b"IDAT", rows[:9]) + png_chunk(b"IDAT", rows[9:]) + end,
+        "more behind": header + pixels + end + b"\0",
+        "transparency": header + png_chunk(b"tRNS", b"\0\0") + pixels + end,
+        "16 bits": encode(Image.fromarray(grey.astype(np.uint16) * 257)),
+        "a palette": encode(Image.fromarray(grey).convert("P")),
+        "opacity": encode(Image.fromarray(grey).convert("LA")),
+        "bits": encode(Image.fromarray(grey > 50)),
+    }
+    assert read_plain(header + pixels + end) is not None
+    for name, data in others.items():
+        assert read_plain(data) is None, name
+        assert read(data).pixels.shape[:3] == (1, 8, 12), name
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_a_damaged_plain_png_is_judged_as_pillow_judges_it(data):
+    rows = zlib.compress(rows_of_every_filter(12, 1, seed=4))
+    file = bytearray(png_header(12, 10) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b""))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(file) - 1))
+        file[place] = data.draw(st.integers(0, 255))
+    file = file[: data.draw(st.integers(len(file) - 3, len(file)))]
+    try:
+        expected = by_pillow(bytes(file))
+    except Exception:
+        expected = None
+    plain = read_plain(bytes(file))
+    try:
+        found = None if plain is None else np.asarray(plain.unpack())
+    except ValueError:
+        assert expected is None
+    else:
+        assert found is None or np.array_equal(found, expected[0, :, :, 0])

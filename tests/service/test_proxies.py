@@ -7,6 +7,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.server import ServerState
 
 from service.api.express import ExpressProtocol
+from service.api.heads import forwarded_for
 from service.app import create_app
 from service.server import configure
 
@@ -36,5 +37,5 @@ async def test_the_client_is_whom_a_trusted_proxy_names(
     client = (peer, 5000) if peer else None
     await config.loaded_app({"type": "http", "client": client, "headers": headers}, None, None)
     protocol = ExpressProtocol(config=config, server_state=ServerState(), app_state={})
-    protocol.client, protocol.headers = client, headers
-    assert protocol.client_host() == seen[0]
+    protocol.client = client
+    assert protocol.client_host(forwarded_for(headers)) == seen[0]
