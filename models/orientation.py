@@ -19,12 +19,14 @@ CELLS = 7
 
 def oriented_gradients(pixels: Pixels) -> NDArray[np.float32]:
     """Square roots of 4 sums in each of 7 × 7 cells, [B, 196], of grey images [B, H, W]."""
-    height, width = pixels.shape[1:]
-    down, across = np.zeros_like(pixels), np.zeros_like(pixels)
-    down[:, 1:-1] = pixels[:, 2:] - pixels[:, :-2]
-    across[:, :, 1:-1] = pixels[:, :, 2:] - pixels[:, :, :-2]
-    half = np.float32(np.sqrt(0.5))
-    components = np.stack([across, down, (across + down) * half, (across - down) * half], axis=1)
+    count, height, width = pixels.shape
+    components = np.zeros((count, 4, height, width), dtype=np.float32)
+    across, down, falling, rising = components.swapaxes(0, 1)
+    np.subtract(pixels[:, :, 2:], pixels[:, :, :-2], out=across[:, :, 1:-1])
+    np.subtract(pixels[:, 2:], pixels[:, :-2], out=down[:, 1:-1])
+    np.add(across, down, out=falling)
+    np.subtract(across, down, out=rising)
+    components[:, 2:] *= np.float32(np.sqrt(0.5))
     np.abs(components, out=components)
     sums: NDArray[np.float32] = _cells(height).T @ components @ _cells(width)
     np.sqrt(sums, out=sums)

@@ -76,10 +76,10 @@ def shape_statistics(pixels: Pixels) -> Array:
     mass = np.maximum(moments[:, 0], UNITS * 1e-6)
     row, column, rows, columns, both, middle = moments[:, 1:].T / mass
     above = grey[:, None] > _units(*LEVELS)[:, None]
-    counts = _sums(above.reshape(-1, size), _inside(height, width)).reshape(count, -1)
+    counts = _counts(above)
     ink, area = above[:, _INK], np.maximum(counts[:, _INK], 1)
-    border = _sums(ink[:, width:] != ink[:, :-width], _inside(height - 1, width))
-    border += _sums(ink[:, 1:] != ink[:, :-1], _inside(height, width, right=1)[:-1])
+    border = _counts(ink[:, width:] != ink[:, :-width])
+    border += _counts((ink[:, 1:] != ink[:, :-1]) & _inside(height, width, right=1)[:-1])
     once = _erode(ink, width)
     twice = _erode(once, width)
     falling, stepping = grey[:, width:] - grey[:, :-width], grey[:, 1:] - grey[:, :-1]
@@ -87,7 +87,7 @@ def shape_statistics(pixels: Pixels) -> Array:
     laplacian = 4 * centre
     for neighbour in neighbours:
         laplacian -= neighbour
-    seen = grey.reshape(pixels.shape) > _units(TRACE)
+    seen = (grey.reshape(pixels.shape) > _units(TRACE)).astype(np.float32)
     levels = counts / size
     levels[:, :-1] -= levels[:, 1:]
     alone = [
@@ -97,15 +97,15 @@ def shape_statistics(pixels: Pixels) -> Array:
         (rows - row**2) / height**2,
         (columns - column**2) / width**2,
         (both - row * column) / size,
-        _sums(np.abs(falling), _inside(height - 1, width)) / mass,
-        _sums(np.abs(stepping), _inside(height, width, right=1)[:-1]) / mass,
-        _sums(np.abs(laplacian), _inside(height - 2, width, 1, 1)) / mass,
+        _sums(np.abs(falling), _weights(height - 1, width)) / mass,
+        _sums(np.abs(stepping), _weights(height, width, right=1)[:-1]) / mass,
+        _sums(np.abs(laplacian), _weights(height - 2, width, 1, 1)) / mass,
         1 - middle,
         border / area,
-        _sums(once, _inside(height - 2, width, 1, 1)) / area,
-        _sums(twice, _inside(height - 4, width, 2, 2)) / area,
-        seen.any(axis=2).mean(axis=1),
-        seen.any(axis=1).mean(axis=1),
+        _counts(once & _inside(height - 2, width, 1, 1)) / area,
+        _counts(twice & _inside(height - 4, width, 2, 2)) / area,
+        _counts(seen @ _ones(width) > 0) / height,
+        _counts(_ones(height) @ seen > 0) / width,
     ]
     statistics: Array = np.concatenate([np.stack(alone, axis=1), levels], axis=1)
     return statistics
@@ -132,18 +132,35 @@ def _erode(region: Region, width: int) -> Region:
     return left
 
 
-def _sums(values: Units | Region, weights: Floats) -> Array:
+def _sums(values: Units, weights: Floats) -> Array:
     """Σ of whole values [m, n] with weights 0 and 1, [m]: exact below 2²⁴ or 2⁵³."""
     return (values.astype(weights.dtype) @ weights).astype(np.float64)
 
 
+def _counts(regions: Region) -> Array:
+    """How many pixels regions [..., n] have, [...]."""
+    ones = np.bitwise_count(np.packbits(regions, axis=-1)).astype(np.float32)
+    return (ones @ _ones(ones.shape[-1])).astype(np.float64)  # exact: there are no 2²⁴ pixels
+
+
 @lru_cache(maxsize=64)
-def _inside(height: int, width: int, left: int = 0, right: int = 0) -> Floats:
-    """Weights [h w] of the pixels that lie not in so many columns at the left and right."""
+def _ones(count: int) -> NDArray[np.float32]:
+    return np.ones(count, dtype=np.float32)
+
+
+@lru_cache(maxsize=64)
+def _inside(height: int, width: int, left: int = 0, right: int = 0) -> Region:
+    """Whether pixels lie not in so many columns at the left and right, [h w]."""
+    inside = np.zeros((max(height, 0), width), dtype=np.bool_)
+    inside[:, left : width - right] = True
+    return inside.ravel()
+
+
+@lru_cache(maxsize=64)
+def _weights(height: int, width: int, left: int = 0, right: int = 0) -> Floats:
+    """1 for such pixels and 0 for the others, [h w]."""
     exact = np.float32 if 4 * UNITS * height * width < 2**24 else np.float64
-    weights = np.zeros((max(height, 0), width), dtype=exact)
-    weights[:, left : width - right] = 1
-    return weights.ravel()
+    return _inside(height, width, left, right).astype(exact)
 
 
 @lru_cache(maxsize=64)
