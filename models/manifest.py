@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -219,7 +220,7 @@ class PredictionSetSpec(SetLevels):
     calibration_size: int = Field(gt=0)
     threshold: float
 
-    @property
+    @cached_property
     def fitted(self) -> PredictionSets:
         """What makes the sets."""
         return PredictionSets(

@@ -20,8 +20,8 @@ CELLS = 7
 def oriented_gradients(pixels: Pixels) -> NDArray[np.float32]:
     """Square roots of 4 sums in each of 7 × 7 cells, [B, 196], of grey images [B, H, W]."""
     count, height, width = pixels.shape
-    components = np.zeros((count, 4, height, width), dtype=np.float32)
-    across, down, falling, rising = components.swapaxes(0, 1)
+    components: Pixels = np.zeros((count, 4, height, width), dtype=np.float32)
+    across, down, falling, rising = (components[:, index] for index in range(4))
     np.subtract(pixels[:, :, 2:], pixels[:, :, :-2], out=across[:, :, 1:-1])
     np.subtract(pixels[:, 2:], pixels[:, :-2], out=down[:, 1:-1])
     np.add(across, down, out=falling)

@@ -85,7 +85,7 @@ def reasons_to_abstain(
     familiar: NDArray[np.bool_] = p_values > level
     certain: NDArray[np.bool_] = probabilities.max(axis=1) >= policy.min_probability
     reasons: list[tuple[Reason, ...]] = []
-    for is_familiar, is_certain in zip(familiar, certain, strict=True):
+    for is_familiar, is_certain in zip(familiar.tolist(), certain.tolist(), strict=True):
         ood: tuple[Reason, ...] = () if is_familiar else ("ood",)
         uncertain: tuple[Reason, ...] = () if is_certain else ("uncertain",)
         reasons.append(ood + uncertain)

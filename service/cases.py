@@ -143,16 +143,22 @@ class Stepper:
         images = np.concatenate([case.tensor for case in cases])
         steps = range(seen // group, until // group)
         outputs = [self.runtime.evaluate(step, images) for step in steps]
+        new = outputs[0].logits
+        if len(outputs) > 1:
+            new = np.concatenate([each.logits for each in outputs], axis=1)
         looks = [case.look for case in cases]
         if not seen:
             looks = self._looks(images, outputs[0], detectors)
-        new = np.concatenate([each.logits for each in outputs], axis=1)
-        finite = all_finite(new)
+        first_only = until == self.bundle.manifest.members.group
         totals, done = np.zeros((len(cases), 1)), np.ones(len(cases), dtype=np.bool_)
-        if until < self.runtime.members:
+        if first_only and until < self.runtime.members:
+            totals = until * np.array([look.probabilities for look in looks])
+            done = self._settled(cases, looks, totals, until)
+        elif until < self.runtime.members:
+            finite = all_finite(new)
             totals = softmax(zero_unless(finite, new)).sum(axis=1)
             if seen:
-                totals += np.stack([case.total for case in cases])
+                totals += np.array([case.total for case in cases])
             done = self._settled(cases, looks, totals, until) | ~finite
         logits = [[*case.logits, mine] for case, mine in zip(cases, new, strict=True)]
         chosen = np.flatnonzero(done).tolist()
@@ -160,8 +166,7 @@ class Stepper:
         if chosen:
             theirs = new[chosen]
             if seen:
-                theirs = np.stack([np.concatenate(logits[index]) for index in chosen])
-            first_only = until == self.bundle.manifest.members.group
+                theirs = np.array([np.concatenate(logits[index]) for index in chosen])
             end = conclude_first if first_only else conclude
             for index, each in zip(chosen, end(theirs, [looks[i] for i in chosen]), strict=True):
                 evidence[index] = each

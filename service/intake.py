@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,8 +33,7 @@ class Pixels:
     values: bytes
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(NamedTuple):
     """One image of a request.
 
     Attributes:
@@ -45,8 +45,7 @@ class Sent:
     pointer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """An image that was recognised and is not too large: not decoded yet, if it came as a file.
 
     Attributes:
@@ -66,12 +65,11 @@ class Opened:
         return width * height
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """An image that can be inferred: its tensor [1, C, H, W], and the answer's `input`."""
 
     tensor: Floats
-    info: dict[str, Any]
+    info: Mapping[str, Any]
 
 
 def open_sent(sent: Sequence[Sent], max_pixels: int) -> list[Opened | GateError]:
@@ -112,7 +110,8 @@ def prepare_opened(
         pixels = [picture.pixels for _, picture in group]
         tensor, steps = prepare(np.concatenate(pixels) if len(pixels) > 1 else pixels[0], spec)
         for place, ((index, picture), applied) in enumerate(zip(group, steps, strict=True)):
-            done[index] = Prepared(tensor[place : place + 1], _info(picture, applied))
+            info = _info(picture.width, picture.height, picture.mode, (*picture.applied, *applied))
+            done[index] = Prepared(tensor[place : place + 1], info)
     return [done[index] for index in range(len(images))]
 
 
@@ -137,13 +136,9 @@ def _picture(opened: Opened, target: Target) -> Picture | GateError:
         return error.at(opened.pointer)
 
 
-def _info(picture: Picture, steps: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "width": picture.width,
-        "height": picture.height,
-        "mode": picture.mode,
-        "applied": [*picture.applied, *steps] or ["none"],
-    }
+@lru_cache(maxsize=64)
+def _info(width: int, height: int, mode: str, applied: tuple[str, ...]) -> Mapping[str, Any]:
+    return {"width": width, "height": height, "mode": mode, "applied": applied or ("none",)}
 
 
 def _from_pixels(pixels: Pixels) -> Image.Image:

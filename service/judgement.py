@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from models.uncertainty import Array
 from service.evidence import Evidence, p_values_of
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What a policy makes of one image.
 
     Attributes:
@@ -43,7 +42,7 @@ def judge(
 
     An image whose evidence is not finite is uncertain.
     """
-    probabilities = np.stack([each.probabilities for each in evidence])
+    probabilities = np.array([each.probabilities for each in evidence])
     p_values = _p_values(bundle, policy, evidence)
     reasons = reasons_to_abstain(policy, probabilities, p_values, level)
     rankings = np.argsort(-probabilities, axis=1, kind="stable").tolist()
@@ -76,7 +75,7 @@ def _sets(bundle: Bundle, evidence: Sequence[Evidence]) -> Sequence[Sequence[boo
     if sets is None:
         return [None] * len(evidence)
     inside: NDArray[np.bool_] = sets.fitted.sets(
-        np.stack([each.look.probabilities for each in evidence])
+        np.array([each.look.probabilities for each in evidence])
     )
     rows: list[list[bool]] = inside.tolist()
     return rows

@@ -13,7 +13,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from service.errors import GateError
 
@@ -33,8 +33,7 @@ class Case(Protocol):
 AnyCase = TypeVar("AnyCase", bound=Case)
 
 
-@dataclass(frozen=True)
-class Times:
+class Times(NamedTuple):
     """A request's seconds until a step first took of its images, and then until all settled."""
 
     queue_seconds: float

@@ -207,7 +207,7 @@ def test_an_image_of_which_all_detectors_are_asked_is_the_same(model, stepper, p
         assert set(whole.scores) == set(whole.p_values) == set(DETECTORS)
         assert look.scores == {name: whole.scores[name] for name in rule.detectors}
         assert look.p_values == {name: whole.p_values[name] for name in rule.detectors}
-        explained.evidence = replace(explained.known, look=look)
+        explained.evidence = explained.known._replace(look=look)
         assert whole.probabilities.tobytes() == look.probabilities.tobytes()
         assert content(explained) == content(case)
 
