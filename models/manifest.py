@@ -289,7 +289,7 @@ class Manifest(_Record):
             raise ValueError("prediction_sets are of another number of calibration images")
         return self
 
-    @property
+    @cached_property
     def maximum_entropy(self) -> float:
         """Ln K, the largest entropy of K classes, in nats."""
         return math.log(len(self.labels))

@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 from models.shape import Pixels
 
 CELLS = 7
+DIAGONAL = np.float32(np.sqrt(0.5))
 
 
 def oriented_gradients(pixels: Pixels) -> NDArray[np.float32]:
     """Square roots of 4 sums in each of 7 × 7 cells, [B, 196], of grey images [B, H, W]."""
     count, height, width = pixels.shape
-    components: Pixels = np.zeros((count, 4, height, width), dtype=np.float32)
+    components = np.zeros((count, 4, height, width), dtype=np.float32)
     across, down, falling, rising = (components[:, index] for index in range(4))
     np.subtract(pixels[:, :, 2:], pixels[:, :, :-2], out=across[:, :, 1:-1])
     np.subtract(pixels[:, 2:], pixels[:, :-2], out=down[:, 1:-1])
     np.add(across, down, out=falling)
     np.subtract(across, down, out=rising)
-    components[:, 2:] *= np.float32(np.sqrt(0.5))
+    np.multiply(components[:, 2:], DIAGONAL, out=components[:, 2:])
     np.abs(components, out=components)
-    sums: NDArray[np.float32] = _cells(height).T @ components @ _cells(width)
+    sums = np.asarray(_cells(height).T @ components @ _cells(width), dtype=np.float32)
     np.sqrt(sums, out=sums)
     return sums.reshape(len(pixels), -1)
 

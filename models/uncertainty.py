@@ -13,11 +13,14 @@ log-probabilities: a geometric mean over members is no predictive distribution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+_LEAST = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -45,41 +48,62 @@ class Prediction:
 
 def softmax(logits: NDArray[np.floating]) -> Array:
     """Softmax over the last axis, in double precision."""
-    return _normalise(np.asarray(logits, dtype=np.float64))[0]
+    values = np.asarray(logits, dtype=np.float64)
+    exponential = np.exp(values - values.max(axis=-1, keepdims=True))
+    probabilities: Array = exponential / exponential.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def entropy(probabilities: Array) -> Array:
     """H[p] = −Σ_k p_k ln p_k over the last axis, in nats, with 0 ln 0 = 0."""
-    logarithm = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    result: Array = -(probabilities * logarithm).sum(axis=-1)
+    result: Array = -(probabilities * _logarithm(probabilities)).sum(axis=-1)
     return np.maximum(result, 0.0)
 
 
 def summarise(logits: NDArray[np.floating]) -> Prediction:
     """Average the members' probabilities and split the uncertainty.
 
+    Whatever company an image comes in, its sums are taken in one order, and are the same to the
+    bit: images lie side by side in memory, and classes and members are added one by one.
+
     Args:
         logits: member logits [B, M, K].
     """
-    values = np.asarray(logits, dtype=np.float64)
-    member_probabilities, normaliser = _normalise(values)
-    probabilities = member_probabilities.mean(axis=1)
-    total = entropy(probabilities)
-    expected = np.minimum(entropy(member_probabilities).mean(axis=1), total)
+    values = np.ascontiguousarray(logits.transpose(1, 2, 0), dtype=np.float64)  # [M, K, B]
+    members = len(values)
+    largest = values.max(axis=1, keepdims=True)
+    shifted = values - largest
+    exponential = np.exp(shifted)
+    normaliser = _sum(exponential.swapaxes(0, 1))[:, None]  # [M, 1, B]
+    each = exponential / normaliser
+    logarithm = np.log(normaliser)
+    probabilities = _mean(each)  # [K, B]
+    total = np.maximum(-_sum(probabilities * _logarithm(probabilities)), 0.0)
+    expected = np.maximum(-_sum(_mean(each * (shifted - logarithm))), 0.0)
+    expected = np.minimum(expected, total)
     return Prediction(
-        probabilities=probabilities,
+        probabilities=np.ascontiguousarray(probabilities.T),
         predictive_entropy=total,
         expected_entropy=expected,
         mutual_information=total - expected,
-        max_logit=values.mean(axis=1).max(axis=1),
-        energy=-normaliser.mean(axis=(1, 2)),
-        members=member_probabilities.shape[1],
+        max_logit=_mean(values).max(axis=0),
+        energy=-_sum((logarithm + largest)[:, 0]) / members,
+        members=members,
     )
 
 
-def _normalise(logits: Array) -> tuple[Array, Array]:
-    """Softmax over the last axis, and the logarithm of its denominator, that axis kept as 1."""
-    largest = logits.max(axis=-1, keepdims=True)
-    exponential = np.exp(logits - largest)
-    total = exponential.sum(axis=-1, keepdims=True)
-    return exponential / total, np.log(total) + largest
+def _sum(terms: Array) -> Array:
+    """Σ over the first axis, one after the other."""
+    return reduce(np.add, terms)
+
+
+def _mean(terms: Array) -> Array:
+    """Mean over members of terms [M, K, B], K > 1: numpy adds whole rows, one after the other."""
+    flat = terms.reshape(len(terms), -1)
+    mean: Array = (flat.sum(axis=0) / len(terms)).reshape(terms.shape[1:])
+    return mean
+
+
+def _logarithm(probabilities: Array) -> Array:
+    """Ln p; of zero, finite."""
+    return np.asarray(np.log(np.maximum(probabilities, _LEAST)))

@@ -18,7 +18,7 @@ from service.settings import Settings
 CLOSE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gate:
     """A model, what stands before it, and the threads that decode images."""
 

@@ -7,10 +7,10 @@ import logging
 
 from starlette.datastructures import State
 
+from service.api.predict import forget_gates
 from service.errors import StartupError
 from service.gate import Gate, close_gate, open_gate
 from service.repository import open_model
-from service.results import forget_models
 from service.settings import Settings
 
 log = logging.getLogger("service.reload")
@@ -42,5 +42,5 @@ async def reload(state: State, settings: Settings) -> None:
     log.info("reload: serving %s (sha256:%s)", model.bundle.path, after[:12])
     await old.door.emptied()
     await close_gate(old)
-    forget_models()
+    forget_gates()
     log.info("reload: sha256:%s has answered its last request", before[:12])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,6 @@ from service.repository import Model
 
 PROBLEM_TYPE = "urn:problem-type:langevin-gate:"
 ASSUMPTION = "Images are drawn independently from the same source as the calibration images."
-ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
 
 Json = dict[str, Any]
 
@@ -38,6 +37,7 @@ class Options:
         fdr: false-discovery rate among the request's images, in place of the policy's α.
         explain: add the probabilities of each member.
         top_k: tell this many classes, the most probable first; None tells all, in label order.
+        detector: that raises the flag.
         rule: that settles its images.
     """
 
@@ -46,6 +46,7 @@ class Options:
     fdr: float | None
     explain: bool
     top_k: int | None
+    detector: str
     rule: Rule
 
 
@@ -86,8 +87,9 @@ def choose_options(
     levels = _with_members(policy, levels, "all" if explain else members)
     calibration, detectors = model.bundle.calibration, model.bundle.detectors
     level = calibration.level(levels) if fdr is None else None
-    asked = DETECTORS if explain else detectors.needed(calibration.detector(levels))
-    return Options(policy, levels, fdr, explain, top_k, Rule(levels, level, frozenset(asked)))
+    detector = calibration.detector(levels)
+    rule = Rule(levels, level, frozenset(DETECTORS) if explain else detectors.needed(detector))
+    return Options(policy, levels, fdr, explain, top_k, detector, rule)
 
 
 def _with_members(name: str, policy: Policy, members: MembersMode | None) -> Policy:
@@ -205,34 +207,28 @@ def results(
         options: what the request asks for.
         request_id: for the problem objects.
     """
-    outcomes = [outcome(case) for case in cases]
-    usable = [case for case in outcomes if isinstance(case, Case)]
-    judgements = iter(_judgements(model, usable, options))
-    return [
-        _refused(case, request_id)
-        if isinstance(case, GateError)
-        else _answered(model, case, next(judgements), options, request_id)
-        for case in outcomes
-    ]
+    judgements = iter(_judgements(model, cases, options))
+    told = []
+    for case in cases:
+        image = case.image if isinstance(case, Case) else case
+        if isinstance(image, GateError):
+            told.append(_refused(image, request_id))
+            continue
+        assert isinstance(image, Prepared)
+        judgement = next(judgements)
+        answered = _answered if judgement.evidence.finite else _unanswered
+        told.append(answered(model, judgement, options, image.info, request_id))
+    return told
 
 
-def not_finite() -> InferenceError:
-    """Why there is no answer to an image whose evidence is not finite."""
-    return InferenceError("the model gave numbers that are not finite on this image")
-
-
-def outcome(case: Case | GateError) -> Case | GateError:
-    """A settled case, or why it is no image."""
-    if isinstance(case, Case) and isinstance(case.image, GateError):
-        return case.image
-    return case
-
-
-def _judgements(model: Model, cases: Sequence[Case], options: Options) -> Sequence[Judgement]:
+def _judgements(
+    model: Model, cases: Sequence[Case | GateError], options: Options
+) -> Sequence[Judgement]:
     """Those of the steps; or of all together, if a false-discovery rate is asked for."""
-    if options.fdr is None or not cases:
-        return [case.judgement for case in cases if case.judgement is not None]
-    evidence = [case.known for case in cases]
+    usable = [case for case in cases if isinstance(case, Case) and error_of(case) is None]
+    if options.fdr is None or not usable:
+        return [case.judgement for case in usable if case.judgement is not None]
+    evidence = [case.known for case in usable]
     level = discovery_level(model.bundle, options.policy, options.fdr, evidence)
     return judge(model.bundle, options.policy, level, evidence)
 
@@ -252,35 +248,52 @@ def _refused(error: GateError, request_id: str) -> Json:
     }
 
 
-def _answered(
-    model: Model, case: Case, judgement: Judgement, options: Options, request_id: str
+def _unanswered(
+    model: Model, judgement: Judgement, options: Options, info: Mapping[str, Any], request_id: str
 ) -> Json:
-    evidence = judgement.evidence
-    assert isinstance(case.image, Prepared)
-    result: Json = {
+    """Of an image whose evidence is not finite."""
+    scores, size = judgement.evidence.look.scores, model.bundle.calibration.size
+    unknown = {"score": None, "p_value": 1.0 / (size + 1)}
+    ood = {"flag": True, "detectors": dict.fromkeys(scores, unknown)}
+    return {
         "decision": decision(judgement.reasons),
         "reasons": judgement.reasons,
         "label": None,
         "probabilities": None,
         "uncertainty": None,
-        "ood": _ood(model, judgement, options),
+        "ood": _ood(model, judgement, options) | unknown | ood,
         "prediction_set": None,
+        "members_used": len(judgement.evidence.logits),
+        "input": info,
+        "error": problem(not_finite(), request_id),
+    }
+
+
+def _answered(
+    model: Model, judgement: Judgement, options: Options, info: Mapping[str, Any], request_id: str
+) -> Json:
+    evidence, ranking, inside = judgement.evidence, judgement.ranking, judgement.inside
+    labels, shown = model.manifest.labels, ranking[: options.top_k]
+    if options.top_k is None:
+        probabilities = dict(zip(labels, evidence.probabilities.tolist(), strict=True))
+    else:
+        probabilities = _named(labels, evidence.probabilities.tolist(), shown)
+    result: Json = {
+        "decision": decision(judgement.reasons),
+        "reasons": judgement.reasons,
+        "label": labels[ranking[0]],
+        "probabilities": probabilities,
+        "uncertainty": _uncertainty(model, evidence),
+        "ood": _ood(model, judgement, options),
+        "prediction_set": inside and [labels[index] for index in ranking if inside[index]],
         "members_used": len(evidence.logits),
-        "input": case.image.info,
+        "input": info,
         "error": None,
     }
-    if not evidence.finite:
-        return result | {"error": problem(not_finite(), request_id)}
-    labels, ranking = model.manifest.labels, judgement.ranking
-    shown = range(len(labels)) if options.top_k is None else ranking[: options.top_k]
-    result["label"] = labels[ranking[0]]
-    result["probabilities"] = _named(labels, evidence.probabilities.tolist(), shown)
-    result["uncertainty"] = _uncertainty(model, evidence)
-    if judgement.inside is not None:
-        result["prediction_set"] = [labels[index] for index in ranking if judgement.inside[index]]
     if options.explain:
-        members = evidence.member_probabilities().tolist()
-        result["members"] = [_named(labels, each, shown) for each in members]
+        members, numbers = evidence.member_probabilities().tolist(), range(len(labels))
+        chosen = numbers if options.top_k is None else shown
+        result["members"] = [_named(labels, each, chosen) for each in members]
     return result
 
 
@@ -290,16 +303,25 @@ def _named(labels: Sequence[str], values: Sequence[float], shown: Sequence[int])
 
 def _uncertainty(model: Model, evidence: Evidence) -> Json:
     maximum = model.manifest.maximum_entropy
-    content: Json = dict(zip(ENTROPIES, evidence.entropies, strict=True))
-    share = {name: min(1.0, value / maximum) for name, value in content.items()}
-    return content | {"unit": "nat", "maximum": maximum, "share": share}
+    predictive, expected, mutual = evidence.entropies
+    return {
+        "predictive_entropy": predictive,
+        "expected_entropy": expected,
+        "mutual_information": mutual,
+        "unit": "nat",
+        "maximum": maximum,
+        "share": {
+            "predictive_entropy": min(1.0, predictive / maximum),
+            "expected_entropy": min(1.0, expected / maximum),
+            "mutual_information": min(1.0, mutual / maximum),
+        },
+    }
 
 
 def _ood(model: Model, judgement: Judgement, options: Options) -> Json:
-    evidence, calibration = judgement.evidence, model.bundle.calibration
-    look = evidence.look
-    detector = calibration.detector(options.policy)
-    content: Json = {
+    look, detector = judgement.evidence.look, options.detector
+    p_values = look.p_values
+    return {
         "flag": "ood" in judgement.reasons,
         "p_value": judgement.p_value,
         "alpha": options.policy.alpha if options.fdr is None else None,
@@ -309,14 +331,20 @@ def _ood(model: Model, judgement: Judgement, options: Options) -> Json:
         "detector": detector,
         "members_used": model.manifest.members.group,
         "detectors": {
-            name: {"score": score, "p_value": look.p_values[name]}
-            for name, score in look.scores.items()
+            name: {"score": score, "p_value": p_values[name]} for name, score in look.scores.items()
         },
     }
-    if evidence.finite:
-        return content
-    unknown = {"score": None, "p_value": 1.0 / (calibration.size + 1)}
-    return content | unknown | {"flag": True, "detectors": dict.fromkeys(look.scores, unknown)}
+
+
+def error_of(case: Case | GateError) -> GateError | None:
+    """Why a settled case is no image, if it is none."""
+    known = case.image if isinstance(case, Case) else case
+    return known if isinstance(known, GateError) else None
+
+
+def not_finite() -> InferenceError:
+    """Why there is no answer to an image whose evidence is not finite."""
+    return InferenceError("the model gave numbers that are not finite on this image")
 
 
 def encode(content: Json) -> bytes:

@@ -24,7 +24,7 @@ from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejectio
 from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES
 from service.api.context import CLIENT_GONE, given_id, next_id, observe, unexpected
 from service.api.heads import Head, Header, Heads, forwarded_for
-from service.api.predict import PATH, content, options_of, read_query
+from service.api.predict import PATH, asked_of, content
 from service.api.problems import raw_response
 from service.cache import Key
 from service.cases import Case
@@ -246,8 +246,7 @@ class Exchange:
         """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
         gate, buffers = self._gate, self._state.buffers
         try:
-            asked = read_query(self._head.query)
-            self._options = options_of(gate, asked)
+            self._options, background = asked_of(gate, self._head.query)
             gate.door.check()
         except UnavailableError as error:
             self._refuse(error)
@@ -277,7 +276,7 @@ class Exchange:
         if known:
             self._answer(NO_TIME)
         else:
-            self._enter(asked.background)
+            self._enter(background)
         return True
 
     def _enter(self, background: bool) -> None:

@@ -25,7 +25,7 @@ from service.oip.schemas import (
     ServerMetadata,
 )
 from service.repository import Model
-from service.results import Json, Options, choose_options, model_info, not_finite, outcome
+from service.results import Json, Options, choose_options, error_of, model_info, not_finite
 from service.schemas import Live, Ready
 
 EXTENSIONS = ("binary_tensor_data",)
@@ -178,12 +178,10 @@ def _options(model: Model, default: str, question: Question) -> Options:
 
 def _fault_of(case: Case | GateError) -> GateError | None:
     """Why there are no numbers to answer an image with."""
-    settled = outcome(case)
-    if isinstance(settled, GateError):
-        return settled
-    if settled.known.finite:
-        return None
-    return not_finite()
+    error = error_of(case)
+    if isinstance(case, Case) and error is None and not case.known.finite:
+        return not_finite()
+    return error
 
 
 def _unusable(faulty: Mapping[int, GateError]) -> GateError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
@@ -23,9 +24,10 @@ from service.results import (
     certificate,
     choose_options,
     encode,
+    error_of,
+    forget_models,
     members_info,
     model_info,
-    outcome,
 )
 from service.schemas import PredictResponse
 
@@ -66,6 +68,13 @@ class PredictQuery(BaseModel):
     )
 
 
+class Asked(NamedTuple):
+    """What a query asks for, and whether others go first."""
+
+    options: Options
+    background: bool
+
+
 @router.post(
     PATH,
     response_model=PredictResponse,
@@ -97,12 +106,22 @@ async def answer(request: Request) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def read_query(query: bytes) -> PredictQuery:
-    """The options in a URL's query.
+def asked_of(gate: Gate, query: bytes) -> Asked:
+    """What a URL's query asks for.
 
     Raises:
-        RequestValidationError: they are not valid.
+        InvalidError: it cannot be had.
+        RequestValidationError: its options are not valid.
     """
+    asked = _read(query)
+    policy = asked.policy if asked.policy is not None else gate.settings.policy
+    options = choose_options(
+        gate.model, policy, asked.alpha, asked.fdr, asked.explain, asked.top_k, asked.members
+    )
+    return Asked(options, asked.background)
+
+
+def _read(query: bytes) -> PredictQuery:
     try:
         return PredictQuery.model_validate(dict(QueryParams(query)))
     except ValidationError as error:
@@ -110,28 +129,20 @@ def read_query(query: bytes) -> PredictQuery:
         raise RequestValidationError(located) from error
 
 
-def options_of(gate: Gate, query: PredictQuery) -> Options:
-    """What a query asks for.
-
-    Raises:
-        InvalidError: it cannot be had.
-    """
-    policy = query.policy if query.policy is not None else gate.settings.policy
-    return choose_options(
-        gate.model, policy, query.alpha, query.fdr, query.explain, query.top_k, query.members
-    )
+def forget_gates() -> None:
+    """Let go of gates, and of their models, that serve no more."""
+    asked_of.cache_clear()
+    forget_models()
 
 
 async def _answer(request: Request, gate: Gate, upload: Upload) -> bytes:
-    began, query = gate.clock(), read_query(request.scope["query_string"])
-    options = options_of(gate, query)
+    began = gate.clock()
+    options, background = asked_of(gate, request.scope["query_string"])
     gate.door.check()
     sent = await received(gate, upload.images())
     with gate.door:
         deadline = gate.clock() + gate.settings.request_timeout_seconds
-        settled = await settle(
-            request, gate, options, sent, upload.size, deadline, query.background
-        )
+        settled = await settle(request, gate, options, sent, upload.size, deadline, background)
         return content(gate, options, settled, request.state.request_id, began)
 
 
@@ -141,7 +152,7 @@ def content(gate: Gate, options: Options, settled: Settled, request_id: str, beg
     Raises:
         GateError: none of them is one.
     """
-    errors = [case for case in map(outcome, settled.cases) if isinstance(case, GateError)]
+    errors = [error for case in settled.cases if (error := error_of(case)) is not None]
     if len(errors) == len(settled.cases):
         raise _none_usable(errors)
     answer = {
@@ -152,13 +163,18 @@ def content(gate: Gate, options: Options, settled: Settled, request_id: str, beg
         "certificate": certificate(gate.model, options),
         "request_id": request_id,
         "timing_ms": {
-            "decode": round(1000 * settled.decode_seconds, 3),
-            "queue": round(1000 * settled.times.queue_seconds, 3),
-            "infer": round(1000 * settled.times.infer_seconds, 3),
-            "total": round(1000 * (gate.clock() - began), 3),
+            "decode": _milliseconds(settled.decode_seconds),
+            "queue": _milliseconds(settled.times.queue_seconds),
+            "infer": _milliseconds(settled.times.infer_seconds),
+            "total": _milliseconds(gate.clock() - began),
         },
     }
     return encode(answer)
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond."""
+    return int(1e6 * seconds) / 1000
 
 
 def _none_usable(errors: Sequence[GateError]) -> GateError:

@@ -160,3 +160,16 @@ def test_softmax_and_entropy_by_hand() -> None:
     assert not math.copysign(1, entropy(np.array([1.0, 0.0]))) < 0
     assert entropy(np.full(8, 0.125)) == pytest.approx(math.log(8))
     assert entropy(np.array([0.5, 0.25, 0.25])) == pytest.approx(1.5 * math.log(2))
+
+
+@pytest.mark.parametrize("members", [1, 2, 4, 32])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_an_image_is_the_same_to_the_bit_in_whatever_company(members: int, classes: int) -> None:
+    randomness = np.random.default_rng(seed := 7)
+    print("seed", seed)
+    logits = randomness.normal(0, 4, (70, members, classes)).astype(np.float32)
+    together = summarise(logits)
+    for part in [slice(0, 1), slice(5, 7), slice(9, 42), slice(69, 70)]:
+        apart = summarise(logits[part])
+        for field in FIELDS:
+            assert np.array_equal(getattr(apart, field), getattr(together, field)[part]), field

@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,7 +213,7 @@ def test_what_is_decoded_again_is_the_same(encode, form):
     size = image.size
     first, second = decode(image, size, TARGET), decode(image, size, TARGET)
     assert first.pixels.tobytes() == second.pixels.tobytes()
-    assert replace(first, pixels=second.pixels) == second
+    assert first._replace(pixels=second.pixels) == second
     assert "reduce" in first.applied
 
 
