@@ -19,7 +19,6 @@ Floats = NDArray[np.floating]
 Classes = NDArray[np.integer]
 
 SHRINKAGE = 0.02
-TOGETHER = 64  # images whose matrices are gathered at a time
 
 
 @dataclass(frozen=True)
@@ -100,9 +99,8 @@ def _parts(values: Array, classes: Classes, num_classes: int) -> list[Array]:
 def _each(matrices: Floats, classes: Classes, vectors: Floats) -> Floats:
     """A_c v [B, r] of vectors v [B, F], each by the matrix [r, F] of its class."""
     products = np.empty((len(vectors), matrices.shape[1]), dtype=vectors.dtype)
-    for first in range(0, len(vectors), TOGETHER):
-        part = slice(first, first + TOGETHER)
-        products[part] = (matrices[classes[part]] @ vectors[part, :, None])[..., 0]
+    for label, vector, product in zip(classes.tolist(), vectors, products, strict=True):
+        np.dot(matrices[label], vector, out=product)
     return products
 
 

@@ -49,6 +49,9 @@ TRACE = 0.3
 UNITS = 255 * 16
 """Of white, so that what comes with 8 bits is whole. Four neighbours' sum fits 16 bits."""
 
+TOGETHER = 48
+"""Images whose intermediate arrays a processor's cache has room for."""
+
 _INK = LEVELS.index(INK)
 _BARELY = 1e-6  # a level's product with the units is not exact
 
@@ -69,6 +72,11 @@ def shape_statistics(pixels: Pixels) -> Array:
     height, width         share of rows and columns with a value above 0.3
     above_l               share of pixels with a value above l, and not above the next level
     """
+    count = max(1, -(-len(pixels) // TOGETHER))
+    return np.concatenate([_statistics(part) for part in np.array_split(pixels, count)])
+
+
+def _statistics(pixels: Pixels) -> Array:
     count, height, width = pixels.shape
     size = height * width
     grey = np.rint(pixels.reshape(count, size) * np.float32(UNITS)).astype(np.int16)

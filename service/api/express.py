@@ -21,7 +21,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejection
-from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES
+from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
 from service.api.context import CLIENT_GONE, given_id, next_id, observe, unexpected
 from service.api.heads import Head, Header, Heads, forwarded_for
 from service.api.predict import PATH, asked_of, content
@@ -51,7 +51,9 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._app: Any = self.config.app
+        self.state: State = self.config.app.state  # type: ignore[union-attr]
+        self.buffers: Buffers = self.state.buffers
+        self._heads: Heads = self.state.heads
         self._trusted_hosts = _trusted_hosts(self.config)
         self._between = True  # the parser has read all of a message, and nothing of the next
         self._head: Head | None = None  # the last that may take the short way
@@ -61,9 +63,8 @@ class ExpressProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what has arrived. A body of which there is more to come goes the long way."""
         alone, end = self._between, data.find(_GAP) + len(_GAP)
-        heads: Heads = self._app.state.heads
         if alone and self._may_begin():
-            head = heads.find(data[:end])
+            head = self._heads.find(data[:end])
             if head and len(data) - end == head.length and self._begin(head, data[end:]):
                 return
         self._head = None
@@ -71,7 +72,7 @@ class ExpressProtocol(HttpToolsProtocol):
         if self._body is not None:
             self._go_the_long_way()
         elif alone and self._head and len(data) - end == self._head.length:
-            heads.keep(data[:end], self._head)
+            self._heads.keep(data[:end], self._head)
 
     def on_message_begin(self) -> None:
         """Begin to read."""
@@ -144,7 +145,7 @@ class ExpressProtocol(HttpToolsProtocol):
             return None
         headers = dict(self.headers)
         length = headers.get(b"content-length", b"")
-        settings: Settings = self._app.state.gate.settings
+        settings: Settings = self.state.gate.settings
         if not (
             headers.get(b"content-type") in _TYPES
             and length.isdigit()
@@ -165,7 +166,7 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _begin(self, head: Head, body: bytes) -> bool:
         """Try the short way."""
-        last, exchange = self.cycle, Exchange(self, self._app.state, head, len(body))
+        last, exchange = self.cycle, Exchange(self, head, len(body))
         self.cycle = exchange  # type: ignore[assignment]
         if exchange.begin(body):
             return True
@@ -211,7 +212,6 @@ class Exchange:
         "_protocol",
         "_request_id",
         "_size",
-        "_state",
         "disconnected",
         "keep_alive",
         "response_complete",
@@ -221,11 +221,11 @@ class Exchange:
     _case: Case
     _decode_seconds: float
 
-    def __init__(self, protocol: ExpressProtocol, state: State, head: Head, size: int) -> None:
+    def __init__(self, protocol: ExpressProtocol, head: Head, size: int) -> None:
         self.keep_alive = head.keep_alive
         self.response_complete = self.disconnected = self._entered = False
-        self._protocol, self._state, self._head, self._size = protocol, state, head, size
-        self._gate: Gate = state.gate
+        self._protocol, self._head, self._size = protocol, head, size
+        self._gate: Gate = protocol.state.gate
         self._began = self._gate.clock()
         self._request_id = head.request_id or next_id()
         self._job: Job[Case] | None = None
@@ -244,7 +244,7 @@ class Exchange:
 
     def begin(self, body: bytes) -> bool:
         """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
-        gate, buffers = self._gate, self._state.buffers
+        gate, buffers = self._gate, self._protocol.buffers
         try:
             self._options, background = asked_of(gate, self._head.query)
             gate.door.check()
@@ -309,7 +309,7 @@ class Exchange:
             self._respond(200, _JSON, body)
 
     def _refuse(self, error: GateError) -> None:
-        count_rejection(self._gate, error, self._state.draining)
+        count_rejection(self._gate, error, self._protocol.state.draining)
         status, headers, body = raw_response(error, self._request_id)
         self._respond(status, _lines(headers), body)
 
@@ -335,7 +335,7 @@ class Exchange:
         gate = self._gate
         if self._entered:
             gate.door.leave()
-            self._state.buffers.used -= self._size
+            self._protocol.buffers.used -= self._size
         self.response_complete, self._entered, self._job = True, False, None
         seconds = gate.clock() - self._began
         observe(

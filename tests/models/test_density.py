@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 
-from models.density import SHRINKAGE, TOGETHER, ClassGaussians, ClassSubspaces
+from models.density import SHRINKAGE, ClassGaussians, ClassSubspaces
 
 Floats = NDArray[np.float64]
 Classes = NDArray[np.int64]
+
+MANY = 64
 
 
 def described(count: int, features: int, seed: int = 0) -> tuple[Floats, Classes]:
@@ -115,8 +117,8 @@ def test_basis_is_orthonormal_and_leaves_nothing_at_full_rank() -> None:
 def test_image_alone_equals_itself_in_any_batch_to_the_bit(
     features: int, dtype: type[np.floating]
 ) -> None:
-    known, classes = described(3 * TOGETHER, features)
-    new, predicted = described(2 * TOGETHER + 5, features, seed=3)
+    known, classes = described(3 * MANY, features)
+    new, predicted = described(2 * MANY + 5, features, seed=3)
     images, order = new.astype(dtype), np.random.default_rng(4).permutation(len(new))
     gaussians = ClassGaussians.fit(known, classes, 3)
     subspaces = ClassSubspaces.fit(known, classes, 3, rank=40)
@@ -125,6 +127,6 @@ def test_image_alone_equals_itself_in_any_batch_to_the_bit(
         assert together.shape == (len(new),)
         assert together.dtype == np.float64
         assert np.array_equal(judge(images[order], predicted[order]), together[order])
-        for index in (0, 1, TOGETHER - 1, TOGETHER, 2 * TOGETHER, len(new) - 1):
+        for index in (0, 1, MANY - 1, MANY, 2 * MANY, len(new) - 1):
             alone = slice(index, index + 1)
             assert judge(images[alone], predicted[alone]).tolist() == [together[index]]

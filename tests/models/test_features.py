@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from models.density import SHRINKAGE, TOGETHER
+from models.density import SHRINKAGE
 from models.features import FeatureNeighbours, FeatureSubspaces, RelativeMahalanobis
 
 Floats = NDArray[np.float64]
@@ -17,6 +17,8 @@ Classes = NDArray[np.int64]
 
 CLASSES, MEMBERS, UNITS = 3, 2, 7
 HALF_PRECISION = 2.0**-11  # relative error of a reference in 16 bits, whose length is at most 1
+
+MANY = 64
 
 
 def seen(count: int, seed: int = 0, units: int = UNITS) -> tuple[Floats, Classes]:
@@ -187,8 +189,8 @@ def test_more_classes_than_units_and_a_class_of_no_image() -> None:
 def test_image_alone_equals_itself_in_any_batch_to_the_bit(
     units: int, dtype: type[np.floating]
 ) -> None:
-    known, classes = seen(3 * TOGETHER, units=units)
-    new, predicted = seen(2 * TOGETHER + 5, seed=3, units=units)
+    known, classes = seen(3 * MANY, units=units)
+    new, predicted = seen(2 * MANY + 5, seed=3, units=units)
     images, order = new.astype(dtype), np.random.default_rng(4).permutation(len(new))
     subspaces = FeatureSubspaces.fit(known, classes, CLASSES, rank=3)
     neighbours = FeatureNeighbours.fit(known, classes, CLASSES)
@@ -203,7 +205,7 @@ def test_image_alone_equals_itself_in_any_batch_to_the_bit(
     assert together.shape == (3, len(new))
     assert together.dtype == np.float64
     assert np.array_equal(judge(order), together[:, order])
-    for index in (0, 1, TOGETHER - 1, TOGETHER, 2 * TOGETHER, len(new) - 1):
+    for index in (0, 1, MANY - 1, MANY, 2 * MANY, len(new) - 1):
         assert np.array_equal(judge(slice(index, index + 1)), together[:, index : index + 1])
 
 
