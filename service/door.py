@@ -30,17 +30,26 @@ class Door:
     visitors: int = 0
     _left: asyncio.Event | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for one more."""
+        return self.under_way >= self.limit
+
+    def refusal(self) -> UnavailableError:
+        """What those are told for whom there is no room."""
+        return UnavailableError(
+            f"{self.under_way} requests are under way already; the limit is {self.limit}",
+            retry_after=1,
+        )
+
     def check(self) -> None:
         """See whether there is room for one more.
 
         Raises:
             UnavailableError: there is none.
         """
-        if self.under_way >= self.limit:
-            raise UnavailableError(
-                f"{self.under_way} requests are under way already; the limit is {self.limit}",
-                retry_after=1,
-            )
+        if self.full:
+            raise self.refusal()
 
     def enter(self) -> None:
         """Let one more in.

@@ -15,9 +15,10 @@ newcomers. The order:
 The first in order leads a step, and the next of its stage fill it up. What was cancelled or is past
 its deadline is dropped before it costs any more; what would be late is refused at the door.
 
-All is decided on one event loop. Short steps are taken there as well, one between two looks at what
-else there is to do: a thread would struggle with the loop for the interpreter, and each would keep
-the other waiting. Long steps, as a large network's are, are taken in a thread.
+All is decided on one event loop. Short steps are taken there as well, and between two of them the
+loop turns a few times, so that whoever comes is let in, read, and refused if need be, before the
+next: a thread would struggle with the loop for the interpreter, and each would keep the other
+waiting. Long steps, as a large network's are, are taken in a thread.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ Clock = Callable[[], float]
 
 # The event loop is kept busy no longer than this by one step, on average.
 ON_LOOP_SECONDS = 0.1
+
+# Of the event loop between two steps. One for each would let a new connection wait for four of them
+# until it is accepted, set up, read and answered.
+TURNS = 3
 
 # A step that takes longer than this, or never ends, is a fault.
 STUCK_SECONDS = 60.0
@@ -279,7 +284,7 @@ class Scheduler(Generic[AnyCase]):
         self, places: Line[AnyCase], steps: Sequence[Step], failures: Sequence[_Failure[AnyCase]]
     ) -> None:
         """After a step: queue the images that need another, answer the jobs that are settled."""
-        now = self._clock()
+        self._moved = now = self._clock()
         answers: _Answers[AnyCase] = []
         for step in steps:
             self._cost.count_step(step.stage, step.images, step.seconds)
@@ -297,7 +302,15 @@ class Scheduler(Generic[AnyCase]):
                 if not job.left:
                     answers.append((job, Times(job.started - job.arrived, now - job.started)))
         self._answer(answers)
-        asyncio.get_running_loop().call_soon(self._take)
+        self._rest(TURNS)
+
+    def _rest(self, turns: int) -> None:
+        """Take the next step after so many turns of the event loop."""
+        loop = asyncio.get_running_loop()
+        if turns > 1:
+            loop.call_soon(self._rest, turns - 1)
+        else:
+            loop.call_soon(self._take)
 
     def _answer(self, answers: _Answers[AnyCase]) -> None:
         for job, answer in answers:

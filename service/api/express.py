@@ -166,12 +166,38 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _begin(self, head: Head, body: bytes) -> bool:
         """Try the short way."""
-        last, exchange = self.cycle, Exchange(self, head, len(body))
+        gate: Gate = self.state.gate
+        try:
+            asked = asked_of(gate, head.query)
+        except (GateError, RequestValidationError):
+            return False
+        if gate.door.full:
+            self._turn_away(gate, head)
+            return True
+        last, exchange = self.cycle, Exchange(self, gate, asked.options, head, len(body))
         self.cycle = exchange  # type: ignore[assignment]
-        if exchange.begin(body):
+        if exchange.begin(body, asked.background):
             return True
         self.cycle = last
         return False
+
+    def _turn_away(self, gate: Gate, head: Head) -> None:
+        """Refuse a request for which there is no room, in words that are written once."""
+        began, error = gate.clock(), gate.door.refusal()
+        request_id = head.request_id or next_id()
+        before, between, after = _refusal(
+            error.detail,
+            error.retry_after,
+            head.keep_alive,
+            _lines(self.server_state.default_headers),
+            len(request_id),
+        )
+        count_rejection(gate, error, self.state.draining)
+        log_each, seconds = gate.settings.access_log, gate.clock() - began
+        observe(gate.metrics, log_each, request_id, "POST", PATH, error.status, seconds)
+        name = request_id.encode()
+        self.cycle = None  # type: ignore[assignment]
+        self.send(b"".join((before, name, between, name, after)), head.keep_alive)
 
     def _go_the_long_way(self) -> None:
         body, self._body = self._body, None
@@ -216,17 +242,18 @@ class Exchange:
         "keep_alive",
         "response_complete",
     )
-    _options: Options
     _key: Key | None
     _case: Case
     _decode_seconds: float
 
-    def __init__(self, protocol: ExpressProtocol, head: Head, size: int) -> None:
+    def __init__(
+        self, protocol: ExpressProtocol, gate: Gate, options: Options, head: Head, size: int
+    ) -> None:
         self.keep_alive = head.keep_alive
         self.response_complete = self.disconnected = self._entered = False
         self._protocol, self._head, self._size = protocol, head, size
-        self._gate: Gate = protocol.state.gate
-        self._began = self._gate.clock()
+        self._gate, self._options = gate, options
+        self._began = gate.clock()
         self._request_id = head.request_id or next_id()
         self._job: Job[Case] | None = None
 
@@ -242,17 +269,9 @@ class Exchange:
             self._gate.metrics.count_rejection("cancelled")
             self._end(CLIENT_GONE)
 
-    def begin(self, body: bytes) -> bool:
+    def begin(self, body: bytes, background: bool) -> bool:
         """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
         gate, buffers = self._gate, self._protocol.buffers
-        try:
-            self._options, background = asked_of(gate, self._head.query)
-            gate.door.check()
-        except UnavailableError as error:
-            self._refuse(error)
-            return True
-        except (GateError, RequestValidationError):
-            return False
         if buffers.used + self._size > buffers.limit:
             return False
         sent = Sent(body, "/body")
@@ -319,15 +338,8 @@ class Exchange:
             self._end(CLIENT_GONE)
             return
         self._end(status)
-        response = b"%s%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
-            STATUS_LINE[status],
-            _lines(protocol.server_state.default_headers),
-            headers,
-            self._request_id.encode(),
-            len(body),
-            b"" if self.keep_alive else b"connection: close\r\n",
-            body,
-        )
+        headers = _lines(protocol.server_state.default_headers) + headers
+        response = _response(status, headers, self._request_id, self.keep_alive, body)
         protocol.send(response, self.keep_alive)
 
     def _end(self, status: int) -> None:
@@ -341,6 +353,28 @@ class Exchange:
         observe(
             gate.metrics, gate.settings.access_log, self._request_id, "POST", PATH, status, seconds
         )
+
+
+def _response(status: int, headers: bytes, request_id: str, keep_alive: bool, body: bytes) -> bytes:
+    return b"%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        STATUS_LINE[status],
+        headers,
+        request_id.encode(),
+        len(body),
+        b"" if keep_alive else b"connection: close\r\n",
+        body,
+    )
+
+
+@lru_cache(maxsize=256)
+def _refusal(
+    detail: str, retry_after: int, keep_alive: bool, headers: bytes, length: int
+) -> list[bytes]:
+    """The response to those for whom there is no room, around both places of a request's id."""
+    name = "\x7f" * length  # in no id, header or word
+    error = UnavailableError(detail, retry_after=retry_after)
+    status, more, body = raw_response(error, name)
+    return _response(status, headers + _lines(more), name, keep_alive, body).split(name.encode())
 
 
 def _lines(headers: Sequence[Header]) -> bytes:
