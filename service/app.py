@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import State
 
 from service.api import exposition, health, models, oip, predict
 from service.api.body import Buffers
@@ -16,10 +17,24 @@ from service.api.context import RequestContext
 from service.api.heads import Heads
 from service.api.openapi import describe
 from service.api.problems import add_handlers
-from service.gate import close_gate, open_gate
+from service.gate import Gate, close_gate, open_gate
 from service.metrics import Metrics
 from service.repository import Model, open_model
 from service.settings import Settings, load_settings
+
+
+class AppState(State):
+    """The application's state, in plain attributes: every request reads some."""
+
+    gate: Gate
+    metrics: Metrics
+    model: Model | None
+    draining: bool
+    buffers: Buffers
+    heads: Heads
+
+    def __setattr__(self, key: str, value: object) -> None:
+        object.__setattr__(self, key, value)
 
 
 def create_app(settings: Settings | None = None, model: Model | None = None) -> FastAPI:
@@ -49,9 +64,9 @@ def create_app(settings: Settings | None = None, model: Model | None = None) -> 
         version=_version(),
         lifespan=lifespan,
     )
-    app.state.metrics, app.state.model = metrics, model
-    app.state.draining = False
-    app.state.buffers, app.state.heads = Buffers(chosen.max_buffered_bytes), Heads()
+    app.state = state = AppState()
+    state.metrics, state.model, state.draining = metrics, model, False
+    state.buffers, state.heads = Buffers(chosen.max_buffered_bytes), Heads()
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     for module in (predict, oip, models, health, exposition):
         app.include_router(module.router)

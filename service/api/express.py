@@ -28,7 +28,8 @@ from service.api.predict import PATH, asked_of, content
 from service.api.problems import raw_response
 from service.cache import Key
 from service.cases import Case
-from service.errors import GateError, UnavailableError
+from service.door import Door
+from service.errors import GateError
 from service.gate import Gate
 from service.intake import Opened, Sent, open_sent
 from service.lanes import Job, Times
@@ -183,19 +184,16 @@ class ExpressProtocol(HttpToolsProtocol):
 
     def _turn_away(self, gate: Gate, head: Head) -> None:
         """Refuse a request for which there is no room, in words that are written once."""
-        began, error = gate.clock(), gate.door.refusal()
+        began, door = gate.clock(), gate.door
         request_id = head.request_id or next_id()
-        before, between, after = _refusal(
-            error.detail,
-            error.retry_after,
-            head.keep_alive,
-            _lines(self.server_state.default_headers),
-            len(request_id),
-        )
-        count_rejection(gate, error, self.state.draining)
-        log_each, seconds = gate.settings.access_log, gate.clock() - began
-        observe(gate.metrics, log_each, request_id, "POST", PATH, error.status, seconds)
         name = request_id.encode()
+        headers = _of_all.lines(self.server_state.default_headers)
+        before, between, after = _refusal(
+            door.limit, door.under_way, head.keep_alive, headers, len(name)
+        )
+        gate.metrics.count_rejection("draining" if self.state.draining else "queue_full")
+        log_each, seconds = gate.settings.access_log, gate.clock() - began
+        observe(gate.metrics, log_each, request_id, "POST", PATH, 503, seconds)
         self.cycle = None  # type: ignore[assignment]
         self.send(b"".join((before, name, between, name, after)), head.keep_alive)
 
@@ -338,7 +336,7 @@ class Exchange:
             self._end(CLIENT_GONE)
             return
         self._end(status)
-        headers = _lines(protocol.server_state.default_headers) + headers
+        headers = _of_all.lines(protocol.server_state.default_headers) + headers
         response = _response(status, headers, self._request_id, self.keep_alive, body)
         protocol.send(response, self.keep_alive)
 
@@ -368,14 +366,30 @@ def _response(status: int, headers: bytes, request_id: str, keep_alive: bool, bo
 
 @lru_cache(maxsize=256)
 def _refusal(
-    detail: str, retry_after: int, keep_alive: bool, headers: bytes, length: int
+    limit: int, under_way: int, keep_alive: bool, headers: bytes, length: int
 ) -> list[bytes]:
     """The response to those for whom there is no room, around both places of a request's id."""
     name = "\x7f" * length  # in no id, header or word
-    error = UnavailableError(detail, retry_after=retry_after)
-    status, more, body = raw_response(error, name)
+    status, more, body = raw_response(Door(limit, under_way).refusal(), name)
     return _response(status, headers + _lines(more), name, keep_alive, body).split(name.encode())
 
 
 def _lines(headers: Sequence[Header]) -> bytes:
     return b"".join([b"%s: %s\r\n" % header for header in headers])
+
+
+class _HeadersOfAll:
+    """Headers of all responses, as lines: uvicorn has another list of them every second."""
+
+    def __init__(self) -> None:
+        self._headers: Sequence[Header] = ()
+        self._lines = b""
+
+    def lines(self, headers: Sequence[Header]) -> bytes:
+        """The lines, of the last list written once."""
+        if headers is not self._headers:
+            self._headers, self._lines = headers, _lines(headers)
+        return self._lines
+
+
+_of_all = _HeadersOfAll()
