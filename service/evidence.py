@@ -86,7 +86,7 @@ def look(
     scores = detectors.scores(prediction, features, pixels, names)
     p_values = {name: tests[name].p_values(values) for name, values in scores.items()}
     return [
-        FirstLook(*each)
+        FirstLook._make(each)
         for each in zip(
             finite.tolist(),
             prediction.probabilities,

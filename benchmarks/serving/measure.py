@@ -20,6 +20,7 @@ Figures: TypeAlias = dict[str, Any]
 CONNECTIONS = (1, 32, 64, 128)
 SHARES = (0.25, 0.5, 0.8, 0.95)
 FIXED_SHARE = 0.8
+IDLE_RATE = 20.0  # requests a second, of a server that has next to nothing to do
 OVERLOAD = 3
 PATIENCE_SECONDS = 5.0
 GROWTH_CONNECTIONS = (1, 4, 16, 64, 256, 1_000)
@@ -148,13 +149,13 @@ def in_closed_loop(bench: Bench, server: Server, process: Running) -> Figures:
 def in_open_loop(
     bench: Bench, server: Server, process: Running, connections: int, best: float | None
 ) -> Figures:
-    """Latency at shares of the capacity, at 80 % of the `best` rival's, and under overload.
+    """Latency when idle, at shares of capacity, at 80 % of the `best` rival's, under overload.
 
     The capacity is measured again before each share of it, for two seconds: a shared machine's
     speed changes within minutes, and 80 % of what it was may be more than all of what it is.
     """
     requests, file = traffic.single(server.path, bench.pngs), bench.file(server)
-    found: Figures = {}
+    found: Figures = {"idle": at_load(bench, process, requests, IDLE_RATE)}
     for share in SHARES:
         capacity = closed.drive(process, file, connections, PROBE_SECONDS)["throughput"]
         found[f"{share:.0%}"] = at_load(bench, process, requests, share * capacity)

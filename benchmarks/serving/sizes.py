@@ -4,7 +4,7 @@
 
 The bundles' ensembles differ in size. Each is served by the service, as it is and with all members,
 and by mosec, with the same options of the command as `python -m benchmarks.serving`, which says
-more about them. All run at once and answer in turns of a second. Prints a table in Markdown.
+more about them. All run at once and answer in turns. Prints a table in Markdown.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from benchmarks.serving.measure import (
     CONNECTIONS,
     FEW_CONNECTIONS,
     FIXED_SHARE,
+    IDLE_RATE,
     OVERLOAD,
     PATIENCE_SECONDS,
     SHARES,
 )
-from benchmarks.serving.turns import best, ratios
+from benchmarks.serving.turns import SECONDS, best, ratios
 
 Figures = dict[str, Any]
 NONE = "–"
@@ -39,10 +40,14 @@ def tables(report: Figures) -> str:
         f"{options['server_cpus']}, clients CPU "
         f"{options['client_cpus']}, {options['seconds']} s a measurement, rounds: "
         f"{options['rounds']}. Median, and the range over rounds.",
+        "## In ratios",
+        "Throughput, and the load of the best peer: median and quartiles of turns. The rest: "
+        "median (least–largest) of rounds, each ratio within a round.",
+        _ratios(report),
         "## Side by side",
-        "The service and the best peer run at once, and answer in turns of a second, closed loop; "
-        "each at the number of connections that suits it. Median and quartiles over turns, and of "
-        "the ratios in a turn.",
+        f"The service and the best peer run at once, and answer in turns of {SECONDS} s, closed "
+        "loop; each at the number of connections that suits it. Median and quartiles over turns, "
+        "and of the ratios in a turn.",
         _side_by_side(report),
         f"Open loop at {FIXED_SHARE:.0%} of that peer's capacity, which is measured in each turn.",
         *map(_at_the_peers_load, report["loaded"]),
@@ -57,7 +62,8 @@ def tables(report: Figures) -> str:
         "p50 / p99 / p99.9 in ms by connections.",
         _closed_latency(report),
         "## Latency, open loop",
-        "Poisson arrivals at a share of the server's own capacity; latency counts from the "
+        f"Poisson arrivals, {IDLE_RATE:g} a second when idle, else at a share of the server's own "
+        "capacity; latency counts from the "
         "moment a request was due. A request without an answer of status 200 in "
         f"{PATIENCE_SECONDS:g} s counts as that long. Client late: p99 of how long after its "
         "moment a request left.",
@@ -119,6 +125,40 @@ def _side_by_side(report: Figures) -> str:
         ratio = quartiled(ratios(turns, ours, name), 2) if ours in turns else NONE
         rows.append([name, connections, quartiled(values, 0), ratio])
     return table(["server", "connections", "answers a second", f"{ours} / it"], rows)
+
+
+def _ratios(report: Figures) -> str:
+    """What the service is measured by."""
+    turns, peers = report["turns"], report["tried"]
+    ours = next(iter(report["settings"]))
+    rows = [
+        [f"throughput of {name}, beside {other}", quartiled(ratios(turns, name, other), 2)]
+        for name in report["settings"]
+        if name in turns and name not in peers
+        for other in turns
+        if other in peers or (name == ours and other not in report["settings"])
+    ]
+    for found in report["loaded"]:
+        pairs = zip(*found.values(), strict=True)
+        beside = [mine["p99_ms"] / theirs["p99_ms"] for mine, theirs in pairs]
+        if beside:
+            rows.append(["p99 at the load of the best peer, beside its", quartiled(beside, 2)])
+    closed, opened = report["closed"].get(ours, []), report["open"].get(ours, [])
+    busy, alone = f"{FIXED_SHARE:.0%}", str(CONNECTIONS[0])
+    p99 = _of(opened, busy, "p99_ms")
+    for words, idle in (
+        (f"asked {IDLE_RATE:g} times a second", _of(opened, "idle", "p50_ms")),
+        ("asked again at once", _of(closed, "connections", alone, "p50_ms")),
+    ):
+        pairs = zip(p99, idle, strict=False)
+        shares = [under_way / ms for under_way, ms in pairs if under_way and ms]
+        rows.append([f"p99 at {busy} of its capacity, in p50 when {words}", spread(shares, 1)])
+    for name, found in report["open"].items():
+        if name == ours or name in turns:
+            column = OVERLOAD_COLUMNS["goodput (%)"](found)
+            rows.append([f"goodput of {name} under overload (%)", column])
+    rows.append(["p99 of a refusal (ms)", OVERLOAD_COLUMNS["refusal p99 (ms)"](opened)])
+    return table(["", "measured"], rows)
 
 
 def _at_the_peers_load(found: Mapping[str, Sequence[Figures]]) -> str:
@@ -205,7 +245,7 @@ def _open_latency(report: Figures) -> str:
         (
             [name, load, *_open_row(found, load)]
             for name, found in report["open"].items()
-            for load in (f"{share:.0%}" for share in SHARES)
+            for load in ("idle", *(f"{share:.0%}" for share in SHARES))
         ),
     )
 

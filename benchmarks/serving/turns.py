@@ -15,7 +15,7 @@ from benchmarks.serving.measure import FIXED_SHARE, Bench, Figures, at_load
 from benchmarks.serving.servers import Server, ServerError, running
 
 CONNECTIONS = (64, 128)
-SECONDS = 1
+SECONDS = 2
 
 Rates = Mapping[str, Mapping[str, Sequence[float]]]
 

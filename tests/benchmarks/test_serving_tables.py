@@ -29,7 +29,7 @@ def canned() -> dict[str, Any]:
         return {"offered": rate, "lag_p99_ms": 0.1, **latency(5), **refusals}
 
     def opened(rate: float) -> dict[str, Any]:
-        loads = {name: load(rate) for name in ("25%", "50%", "80%", "95%", "fixed")}
+        loads = {name: load(rate) for name in ("idle", "25%", "50%", "80%", "95%", "fixed")}
         return {**loads, "overload": {**load(rate), "goodput_share": 0.97}}
 
     part = {"throughput": 9.0, "images": 72.0, "cpu_seconds": 0.25, **latency(6)}
@@ -75,6 +75,14 @@ def test_tables_of_a_canned_report() -> None:
     rate = "2500 (2000–3000)"
     for line in (
         f"| langevin gate | {rate} | {rate} | {rate} | {rate} | {rate} | 0.00 | 500 | 0.50 | 200 |",
+        "| throughput of langevin gate, beside mosec | 2.50 (2.25–2.75) |",
+        "| throughput of langevin gate, beside uvicorn: hello | 0.27 (0.24–0.30) |",
+        "| p99 at the load of the best peer, beside its | 0.29 (0.27–0.31) |",
+        "| p99 at 80% of its capacity, in p50 when asked 20 times a second | 2.0 |",
+        "| p99 at 80% of its capacity, in p50 when asked again at once | 2.5 |",
+        "| goodput of mosec under overload (%) | 97 |",
+        "| p99 of a refusal (ms) | 7.0 |",
+        "| mosec | idle | 1000 | 5.0 / 10.0 / 15.0 | 0.00 | 0.10 |",
         "| langevin gate | 64 | 2400 (2200–2700) | 1.00 (1.00–1.00) |",
         "| mosec | 128 | 1000 (900–1100) | 2.50 (2.25–2.75) |",
         "| langevin gate | 950 (925–975) | 5.0 (5.0–5.0) | 10.0 (10.0–10.0) | 1.00 (1.00–1.00) |",
