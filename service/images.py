@@ -154,7 +154,10 @@ def decode(image: Image.Image | PlainPng, size: tuple[int, int], target: Target)
     drafted, turn = False, None
     try:
         if isinstance(image, PlainPng):
-            plain = image.unpack()
+            unpacked = image.unpack()
+            if _factor(width, height, target) < 2:
+                return Picture(unpacked, width, height, mode)
+            plain = Image.frombytes(mode, size, unpacked.tobytes())
         else:
             drafted = _load(image, size, target)
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1)) if image.info else None
@@ -184,12 +187,16 @@ def _load(image: Image.Image, size: tuple[int, int], target: Target) -> bool:
 
 
 def _reduce(image: Image.Image, target: Target) -> tuple[bool, NDArray[np.uint8]]:
-    ratio = max(image.height / target.height, image.width / target.width)
-    factor = int(ratio / OVERSAMPLING)
+    factor = _factor(image.width, image.height, target)
     if factor > 1:
         image = image.reduce(factor)
     array = np.frombuffer(image.tobytes(), dtype=np.uint8)
     return factor > 1, array.reshape(1, image.height, image.width, -1)
+
+
+def _factor(width: int, height: int, target: Target) -> int:
+    """By which an image is reduced, if it is more than one."""
+    return int(max(height / target.height, width / target.width) / OVERSAMPLING)
 
 
 def _not_opened(data: bytes) -> GateError:
