@@ -10,7 +10,6 @@ routes. What an application has as middleware does not see the short way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,28 +17,22 @@ from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import State
 from uvicorn import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.answering import NO_TIME, SMALL_PIXELS, Settled, count_rejection
-from service.api.body import BINARY, IMAGES, JSON, SMALL_BYTES, Buffers
-from service.api.context import CLIENT_GONE, given_id, next_id, observe, unexpected
-from service.api.heads import Head, Header, Heads, forwarded_for
-from service.api.predict import PATH, asked_of, content
-from service.api.problems import raw_response
-from service.cache import Key
-from service.cases import Case
-from service.door import Door
-from service.errors import GateError
+from service.api.body import BINARY, IMAGES, SMALL_BYTES, Buffers
+from service.api.context import given_id, next_id, observe
+from service.api.exchange import Exchange
+from service.api.heads import Head, Heads, forwarded_for
+from service.api.predict import PATH, asked_of
+from service.api.responses import lines_for_all, no_room
+from service.errors import GateError, UnavailableError
 from service.gate import Gate
-from service.intake import Opened, Sent, open_sent
-from service.lanes import Job, Times
-from service.results import Options
 from service.settings import Settings
 
 _GAP = b"\r\n\r\n"
-_JSON = b"content-type: %s\r\n" % JSON.encode()
 _URL = PATH.encode()
 _TYPES = frozenset(name.encode() for name in (*IMAGES, BINARY))
+_NO_ROOM = UnavailableError.status
 _LONG_WAY = frozenset((b"content-encoding", b"transfer-encoding", b"expect", b"upgrade"))
 
 
@@ -72,7 +65,7 @@ class ExpressProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._body is not None:
             self._go_the_long_way()
-        elif alone and self._head and len(data) - end == self._head.length:
+        elif alone and self._between and self._head and len(data) - end == self._head.length:
             self._heads.keep(data[:end], self._head)
 
     def on_message_begin(self) -> None:
@@ -158,7 +151,6 @@ class ExpressProtocol(HttpToolsProtocol):
             return None
         return Head(
             query=query,
-            headers=self.headers,
             length=int(length),
             keep_alive=self.parser.should_keep_alive(),
             request_id=given_id(self.headers),
@@ -183,19 +175,16 @@ class ExpressProtocol(HttpToolsProtocol):
         return False
 
     def _turn_away(self, gate: Gate, head: Head) -> None:
-        """Refuse a request for which there is no room, in words that are written once."""
+        """Refuse a request for which there is no room; nothing of it is looked at."""
         began, door = gate.clock(), gate.door
         request_id = head.request_id or next_id()
-        name = request_id.encode()
-        headers = _of_all.lines(self.server_state.default_headers)
-        before, between, after = _refusal(
-            door.limit, door.under_way, head.keep_alive, headers, len(name)
-        )
+        headers = lines_for_all(self.server_state.default_headers)
+        refusal = no_room(door, headers, request_id, head.keep_alive)
         gate.metrics.count_rejection("draining" if self.state.draining else "queue_full")
         log_each, seconds = gate.settings.access_log, gate.clock() - began
-        observe(gate.metrics, log_each, request_id, "POST", PATH, 503, seconds)
+        observe(gate.metrics, log_each, request_id, "POST", PATH, _NO_ROOM, seconds)
         self.cycle = None  # type: ignore[assignment]
-        self.send(b"".join((before, name, between, name, after)), head.keep_alive)
+        self.send(refusal, head.keep_alive)
 
     def _go_the_long_way(self) -> None:
         body, self._body = self._body, None
@@ -209,187 +198,3 @@ def _trusted_hosts(config: Config) -> Any:
     """The proxies that are believed whom they ask for: those of the application's middleware."""
     app: Any = config.app
     return ProxyHeadersMiddleware(app, config.forwarded_allow_ips).trusted_hosts
-
-
-class Exchange:
-    """A request on the short way, and its answer.
-
-    To uvicorn's protocol it is what a `RequestResponseCycle` is, of which that sees no more than
-    the attributes. Of a connection's requests, it tells only the last that the client has gone.
-
-    Attributes:
-        keep_alive: whether the connection stays open when this is answered.
-        response_complete: whether it was answered.
-        disconnected: whether the client has gone.
-    """
-
-    __slots__ = (
-        "_began",
-        "_case",
-        "_decode_seconds",
-        "_entered",
-        "_gate",
-        "_head",
-        "_job",
-        "_key",
-        "_options",
-        "_protocol",
-        "_request_id",
-        "_size",
-        "disconnected",
-        "keep_alive",
-        "response_complete",
-    )
-    _key: Key | None
-    _case: Case
-    _decode_seconds: float
-
-    def __init__(
-        self, protocol: ExpressProtocol, gate: Gate, options: Options, head: Head, size: int
-    ) -> None:
-        self.keep_alive = head.keep_alive
-        self.response_complete = self.disconnected = self._entered = False
-        self._protocol, self._head, self._size = protocol, head, size
-        self._gate, self._options = gate, options
-        self._began = gate.clock()
-        self._request_id = head.request_id or next_id()
-        self._job: Job[Case] | None = None
-
-    @property
-    def message_event(self) -> Exchange:
-        """What the protocol sets when the client has gone."""
-        return self
-
-    def set(self) -> None:
-        """Take the image back, if the client has gone."""
-        if self.disconnected and self._job:
-            self._gate.scheduler.take_back(self._job)
-            self._gate.metrics.count_rejection("cancelled")
-            self._end(CLIENT_GONE)
-
-    def begin(self, body: bytes, background: bool) -> bool:
-        """Have an image settled, and answer; False, and nothing done, if it goes the long way."""
-        gate, buffers = self._gate, self._protocol.buffers
-        if buffers.used + self._size > buffers.limit:
-            return False
-        sent = Sent(body, "/body")
-        self._key = gate.cache.key(gate.model.bundle.digest, self._options.rule, sent)
-        known = gate.cache.get(self._key)
-        if known is None:
-            try:
-                (image,) = open_sent((sent,), gate.settings.max_pixels)
-            except Exception:  # the application meets it too, and has words for it
-                return False
-            if not isinstance(image, Opened) or image.pixels > SMALL_PIXELS:
-                return False
-            self._case = Case(image, self._options.rule)
-        else:
-            self._case = known
-            gate.metrics.cache_hits.inc()
-        self._decode_seconds = gate.clock() - self._began
-        gate.door.enter()
-        self._entered = True
-        buffers.used += self._size
-        if known:
-            self._answer(NO_TIME)
-        else:
-            self._enter(background)
-        return True
-
-    def _enter(self, background: bool) -> None:
-        gate = self._gate
-        try:
-            self._job = gate.scheduler.enter(
-                (self._case,),
-                gate.clock() + gate.settings.request_timeout_seconds,
-                self._answer,
-                client=self._protocol.client_host(self._head.forwarded),
-                background=background,
-            )
-        except GateError as error:
-            self._answer(error)
-
-    def _answer(self, outcome: Times | GateError) -> None:
-        """Answer, now that the image is settled, or cannot be."""
-        gate = self._gate
-        try:
-            if isinstance(outcome, GateError):
-                raise outcome
-            gate.cache.put(self._key, self._case)
-            settled = Settled((self._case,), self._decode_seconds, outcome)
-            body = content(gate, self._options, settled, self._request_id, self._began)
-        except GateError as error:
-            self._refuse(error)
-        except Exception:
-            self._refuse(unexpected(self._request_id))
-        else:
-            self._respond(200, _JSON, body)
-
-    def _refuse(self, error: GateError) -> None:
-        count_rejection(self._gate, error, self._protocol.state.draining)
-        status, headers, body = raw_response(error, self._request_id)
-        self._respond(status, _lines(headers), body)
-
-    def _respond(self, status: int, headers: bytes, body: bytes) -> None:
-        protocol = self._protocol
-        if protocol.transport.is_closing():
-            self._end(CLIENT_GONE)
-            return
-        self._end(status)
-        headers = _of_all.lines(protocol.server_state.default_headers) + headers
-        response = _response(status, headers, self._request_id, self.keep_alive, body)
-        protocol.send(response, self.keep_alive)
-
-    def _end(self, status: int) -> None:
-        """Give back what this occupied, and note what became of it."""
-        gate = self._gate
-        if self._entered:
-            gate.door.leave()
-            self._protocol.buffers.used -= self._size
-        self.response_complete, self._entered, self._job = True, False, None
-        seconds = gate.clock() - self._began
-        observe(
-            gate.metrics, gate.settings.access_log, self._request_id, "POST", PATH, status, seconds
-        )
-
-
-def _response(status: int, headers: bytes, request_id: str, keep_alive: bool, body: bytes) -> bytes:
-    return b"%s%sx-request-id: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
-        STATUS_LINE[status],
-        headers,
-        request_id.encode(),
-        len(body),
-        b"" if keep_alive else b"connection: close\r\n",
-        body,
-    )
-
-
-@lru_cache(maxsize=256)
-def _refusal(
-    limit: int, under_way: int, keep_alive: bool, headers: bytes, length: int
-) -> list[bytes]:
-    """The response to those for whom there is no room, around both places of a request's id."""
-    name = "\x7f" * length  # in no id, header or word
-    status, more, body = raw_response(Door(limit, under_way).refusal(), name)
-    return _response(status, headers + _lines(more), name, keep_alive, body).split(name.encode())
-
-
-def _lines(headers: Sequence[Header]) -> bytes:
-    return b"".join([b"%s: %s\r\n" % header for header in headers])
-
-
-class _HeadersOfAll:
-    """Headers of all responses, as lines: uvicorn has another list of them every second."""
-
-    def __init__(self) -> None:
-        self._headers: Sequence[Header] = ()
-        self._lines = b""
-
-    def lines(self, headers: Sequence[Header]) -> bytes:
-        """The lines, of the last list written once."""
-        if headers is not self._headers:
-            self._headers, self._lines = headers, _lines(headers)
-        return self._lines
-
-
-_of_all = _HeadersOfAll()

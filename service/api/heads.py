@@ -21,7 +21,6 @@ class Head:
 
     Attributes:
         query: of the URL.
-        headers: names in lower case, and values.
         length: of the body.
         keep_alive: whether the connection is to stay open.
         request_id: the client's, if it gave a sane one; or none.
@@ -29,7 +28,6 @@ class Head:
     """
 
     query: bytes
-    headers: Sequence[Header]
     length: int
     keep_alive: bool
     request_id: str

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Config, ServerState
 
 from service import intake
-from service.api import express
+from service.api import exchange
 from service.api.answering import SMALL_PIXELS
 from service.api.body import SMALL_BYTES
 from service.api.express import ExpressProtocol
@@ -406,7 +406,7 @@ async def test_refusals_are_those_of_the_framework(serve, png, held, kind, monke
             await served.connect().send(request(document(ahead), content_type="application/json"))
             await until(held.entered.is_set)
         if kind == "a full door":
-            monkeypatch.setattr(express, "open_sent", None)  # no image is opened
+            monkeypatch.setattr(exchange, "open_sent", None)  # no image is opened
         served.state.draining = reason == "draining"
         refused = await served.connect().ask(request(png, query))
         assert len(served.long_way) == (ahead > 0) + long
@@ -417,6 +417,29 @@ async def test_refusals_are_those_of_the_framework(serve, png, held, kind, monke
         held.release.set()
 
 
+async def test_each_refusal_tells_its_own_request(serve, png, held):
+    names = ["a", "b", "longer", None, None]
+    async with serve(held.model, **TIGHT) as served:
+        under_way = served.connect()
+        await under_way.send(request(png))
+        await until(held.entered.is_set)
+        connection, told = served.connect(), []
+        for name in names:
+            asked = request(png, x_request_id=name)
+            refused = await connection.ask(asked)
+            told.append(refused.headers["x-request-id"])
+            assert json.loads(refused.body)["request_id"] == told[-1]
+            assert nameless(refused) == nameless(await served.plainly(asked))
+        assert told[:3] == names[:3]
+        assert len(set(told)) == 5
+        assert not connection.closed
+        last = await connection.ask(request(png, connection="close"))
+        assert (last.status, last.headers["connection"], connection.closed) == (503, "close", True)
+        assert served.server_state.total_requests == 11
+        held.release.set()
+        assert (await under_way.answers(1))[0].status == 200
+
+
 async def test_a_model_that_raises_is_our_fault(serve, png, with_logits):
     async with serve(with_logits(lambda batch: batch.no_such_thing)) as served:
         failed = await served.connect().ask(request(png))
@@ -424,7 +447,7 @@ async def test_a_model_that_raises_is_our_fault(serve, png, with_logits):
         assert failed == await served.plainly(request(png))
 
 
-@pytest.mark.parametrize("at", [(express, "content"), (intake, "_opened")], ids=lambda at: at[1])
+@pytest.mark.parametrize("at", [(exchange, "content"), (intake, "_opened")], ids=lambda at: at[1])
 async def test_an_unexpected_error_disturbs_no_other(serve, png, monkeypatch, caplog, at):
     usual, odd = getattr(*at), line_of(9)
 

@@ -4,7 +4,7 @@ from service.api.heads import LONGEST, MOST, Head, Heads
 
 
 def head(request_id: str = "") -> Head:
-    return Head(b"", (), 1, True, request_id, b"")
+    return Head(b"", 1, True, request_id, b"")
 
 
 def test_a_head_is_found_by_its_bytes_alone():
