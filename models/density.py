@@ -19,6 +19,7 @@ Floats = NDArray[np.floating]
 Classes = NDArray[np.integer]
 
 SHRINKAGE = 0.02
+NOISE = 1e-12  # of a unit vector: rounding, which is another from run to run on some processors
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class ClassSubspaces:
             means.append(mean)
             bases.append(directions[:, ::-1][:, :rank].T)
         basis = np.ascontiguousarray(np.stack(bases), dtype=np.float32)  # as a file will have it
+        basis[np.abs(basis) < NOISE] = 0
         return cls(np.stack(means).astype(np.float32), basis)
 
     def residuals(self, descriptions: Floats, classes: Classes) -> Array:

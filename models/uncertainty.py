@@ -72,14 +72,12 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
     values = np.ascontiguousarray(logits.transpose(1, 2, 0), dtype=np.float64)  # [M, K, B]
     members = len(values)
     largest = values.max(axis=1, keepdims=True)
-    shifted = values - largest
-    exponential = np.exp(shifted)
+    exponential = np.exp(values - largest)
     normaliser = _sum(exponential.swapaxes(0, 1))[:, None]  # [M, 1, B]
     each = exponential / normaliser
-    logarithm = np.log(normaliser)
     probabilities = _mean(each)  # [K, B]
     total = np.maximum(-_sum(probabilities * _logarithm(probabilities)), 0.0)
-    expected = np.maximum(-_sum(_mean(each * (shifted - logarithm))), 0.0)
+    expected = np.maximum(-_sum(_mean(each * _logarithm(each))), 0.0)
     expected = np.minimum(expected, total)
     return Prediction(
         probabilities=np.ascontiguousarray(probabilities.T),
@@ -87,7 +85,7 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         expected_entropy=expected,
         mutual_information=total - expected,
         max_logit=_mean(values).max(axis=0),
-        energy=-_sum((logarithm + largest)[:, 0]) / members,
+        energy=-_sum((np.log(normaliser) + largest)[:, 0]) / members,
         members=members,
     )
 

@@ -130,3 +130,11 @@ def test_image_alone_equals_itself_in_any_batch_to_the_bit(
         for index in (0, 1, MANY - 1, MANY, 2 * MANY, len(new) - 1):
             alone = slice(index, index + 1)
             assert judge(images[alone], predicted[alone]).tolist() == [together[index]]
+
+
+def test_where_images_never_differ_a_subspace_is_zero() -> None:
+    known, classes = described(3 * MANY, 20)
+    known[:, 5:9] = 0.25
+    fitted = ClassSubspaces.fit(known, classes, int(classes.max()) + 1, 4)
+    assert not fitted.basis[:, :, 5:9].any()
+    assert np.linalg.norm(fitted.basis, axis=2) == pytest.approx(1, abs=1e-6)

@@ -173,3 +173,8 @@ def test_an_image_is_the_same_to_the_bit_in_whatever_company(members: int, class
         apart = summarise(logits[part])
         for field in FIELDS:
             assert np.array_equal(getattr(apart, field), getattr(together, field)[part]), field
+
+
+@given(logits=member_logits)
+def test_a_single_member_does_not_disagree(logits: Logits) -> None:
+    assert not summarise(logits[:, :1]).mutual_information.any()
