@@ -150,11 +150,12 @@ class Stepper:
         if not seen:
             looks = self._looks(images, outputs[0], detectors)
         first_only = until == self.bundle.manifest.members.group
-        totals, done = np.zeros((len(cases), 1)), np.ones(len(cases), dtype=np.bool_)
-        if first_only and until < self.runtime.members:
+        if until == self.runtime.members:
+            totals, done = np.zeros((len(cases), 1)), np.ones(len(cases), dtype=np.bool_)
+        elif first_only:
             totals = until * np.array([look.probabilities for look in looks])
             done = self._settled(cases, looks, totals, until)
-        elif until < self.runtime.members:
+        else:
             finite = all_finite(new)
             totals = softmax(zero_unless(finite, new)).sum(axis=1)
             if seen:

@@ -138,7 +138,7 @@ def _picture(opened: Opened, target: Target) -> Picture | GateError:
 
 @lru_cache(maxsize=64)
 def _info(width: int, height: int, mode: str, applied: tuple[str, ...]) -> Mapping[str, Any]:
-    return {"width": width, "height": height, "mode": mode, "applied": applied or ("none",)}
+    return {"width": width, "height": height, "mode": mode, "applied": list(applied) or ["none"]}
 
 
 def _from_pixels(pixels: Pixels) -> Image.Image:

@@ -81,12 +81,8 @@ class Lane(Generic[AnyCase]):
     def add(self, job: Job[AnyCase]) -> None:
         """Let the new images of a job wait."""
         line = self._new.setdefault(job.client, [])
-        places = [(job, case) for case in job.cases]
-        if line and line[-1][0].deadline > job.deadline:
-            index = bisect(line, job.deadline, key=lambda place: place[0].deadline)
-            line[index:index] = places
-        else:
-            line += places
+        index = bisect(line, job.deadline, key=lambda place: place[0].deadline)
+        line[index:index] = [(job, case) for case in job.cases]
         self.images += job.left
 
     def stage(self, now: float, most: int) -> int:

@@ -68,14 +68,14 @@ def read_plain(file: bytes) -> PlainPng | None:
         return None
     begin, width, height, kind, check, length, name = _HEAD.unpack_from(file)
     mode = _MODES.get(kind)
-    plain = (
-        mode
-        and begin == _BEGIN
-        and name == b"IDAT"
-        and length == len(file) - _AROUND
-        and file.endswith(_END)
-        and zlib.crc32(file[12:29]) == check
-        and width
-        and height
-    )
-    return PlainPng(width, height, mode, file) if mode and plain else None
+    if (
+        mode is None
+        or begin != _BEGIN
+        or name != b"IDAT"
+        or length != len(file) - _AROUND
+        or not file.endswith(_END)
+        or zlib.crc32(file[12:29]) != check
+        or not (width and height)
+    ):
+        return None
+    return PlainPng(width, height, mode, file)

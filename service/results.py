@@ -210,14 +210,16 @@ def results(
     judgements = iter(_judgements(model, cases, options))
     told = []
     for case in cases:
-        image = case.image if isinstance(case, Case) else case
-        if isinstance(image, GateError):
-            told.append(_refused(image, request_id))
+        if (error := error_of(case)) is not None:
+            told.append(_refused(error, request_id))
             continue
-        assert isinstance(image, Prepared)
-        judgement = next(judgements)
-        answered = _answered if judgement.evidence.finite else _unanswered
-        told.append(answered(model, judgement, options, image.info, request_id))
+        assert isinstance(case, Case)
+        assert isinstance(case.image, Prepared)
+        judgement, info = next(judgements), case.image.info
+        if judgement.evidence.finite:
+            told.append(_answered(model, judgement, options, info))
+        else:
+            told.append(_unanswered(model, judgement, options, info, request_id))
     return told
 
 
@@ -255,34 +257,25 @@ def _unanswered(
     scores, size = judgement.evidence.look.scores, model.bundle.calibration.size
     unknown = {"score": None, "p_value": 1.0 / (size + 1)}
     ood = {"flag": True, "detectors": dict.fromkeys(scores, unknown)}
-    return {
-        "decision": decision(judgement.reasons),
+    return _refused(not_finite(), request_id) | {
         "reasons": judgement.reasons,
-        "label": None,
-        "probabilities": None,
-        "uncertainty": None,
         "ood": _ood(model, judgement, options) | unknown | ood,
-        "prediction_set": None,
         "members_used": len(judgement.evidence.logits),
         "input": info,
-        "error": problem(not_finite(), request_id),
     }
 
 
 def _answered(
-    model: Model, judgement: Judgement, options: Options, info: Mapping[str, Any], request_id: str
+    model: Model, judgement: Judgement, options: Options, info: Mapping[str, Any]
 ) -> Json:
     evidence, ranking, inside = judgement.evidence, judgement.ranking, judgement.inside
-    labels, shown = model.manifest.labels, ranking[: options.top_k]
-    if options.top_k is None:
-        probabilities = dict(zip(labels, evidence.probabilities.tolist(), strict=True))
-    else:
-        probabilities = _named(labels, evidence.probabilities.tolist(), shown)
+    labels = model.manifest.labels
+    shown = range(len(labels)) if options.top_k is None else ranking[: options.top_k]
     result: Json = {
         "decision": decision(judgement.reasons),
         "reasons": judgement.reasons,
         "label": labels[ranking[0]],
-        "probabilities": probabilities,
+        "probabilities": _named(labels, evidence.probabilities.tolist(), shown),
         "uncertainty": _uncertainty(model, evidence),
         "ood": _ood(model, judgement, options),
         "prediction_set": inside and [labels[index] for index in ranking if inside[index]],
@@ -291,9 +284,8 @@ def _answered(
         "error": None,
     }
     if options.explain:
-        members, numbers = evidence.member_probabilities().tolist(), range(len(labels))
-        chosen = numbers if options.top_k is None else shown
-        result["members"] = [_named(labels, each, chosen) for each in members]
+        members = evidence.member_probabilities().tolist()
+        result["members"] = [_named(labels, each, shown) for each in members]
     return result
 
 

@@ -139,9 +139,7 @@ def _ratios(report: Figures) -> str:
         if other in peers or (name == ours and other not in report["settings"])
     ]
     for found in report["loaded"]:
-        pairs = zip(*found.values(), strict=True)
-        beside = [mine["p99_ms"] / theirs["p99_ms"] for mine, theirs in pairs]
-        if beside:
+        if beside := _p99_beside(*found.values()):
             rows.append(["p99 at the load of the best peer, beside its", quartiled(beside, 2)])
     closed, opened = report["closed"].get(ours, []), report["open"].get(ours, [])
     busy, alone = f"{FIXED_SHARE:.0%}", str(CONNECTIONS[0])
@@ -161,6 +159,11 @@ def _ratios(report: Figures) -> str:
     return table(["", "measured"], rows)
 
 
+def _p99_beside(ours: Sequence[Figures], others: Sequence[Figures]) -> list[float]:
+    """p99 of ours in units of the other's, turn by turn."""
+    return [mine["p99_ms"] / theirs["p99_ms"] for mine, theirs in zip(ours, others, strict=True)]
+
+
 def _at_the_peers_load(found: Mapping[str, Sequence[Figures]]) -> str:
     ours = next(iter(found.values()))
     if not ours:
@@ -168,8 +171,7 @@ def _at_the_peers_load(found: Mapping[str, Sequence[Figures]]) -> str:
     rows = []
     for name, turns in found.items():
         figures = [quartiled([each[key] for each in turns], 1) for key in ("p50_ms", "p99_ms")]
-        pairs = zip(ours, turns, strict=True)
-        ratio = quartiled([mine["p99_ms"] / theirs["p99_ms"] for mine, theirs in pairs], 2)
+        ratio = quartiled(_p99_beside(ours, turns), 2)
         rate = quartiled([each["offered"] for each in turns])
         rows.append([name, rate, *figures, ratio])
     return table(["server", "requests/s", "p50 (ms)", "p99 (ms)", "p99 of ours / its"], rows)

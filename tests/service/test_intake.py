@@ -26,7 +26,7 @@ def test_images_taken_together_come_out_as_if_taken_alone(model, images, encode)
             assert isinstance(alone, Prepared)
             assert alone.tensor.tolist() == prepared.tensor.tolist()
             assert alone.info == prepared.info
-    assert together[1].info["applied"] == ("invert",)
+    assert together[1].info["applied"] == ["invert"]
     assert together[0].tensor.tolist() == prepare(images[:1], spec)[0].tolist()
 
 
