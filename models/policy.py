@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.uncertainty import Array
 
 Decision = Literal["accept", "abstain"]
 Reason = Literal["ood", "uncertain", "input", "certificate", "deadline"]
 MembersMode = Literal["all", "exact", "confident"]
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, float | int) else value
+
+
+SettledAt = Annotated[
+    tuple[Annotated[float, Field(gt=0, lt=1)], ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1),
+]
+"""Probabilities, one for each time that a policy looks, the last for all further times."""
 
 
 class Policy(BaseModel):
@@ -45,8 +57,11 @@ class Policy(BaseModel):
         "all, whatever the others may say (exact); or as many as make the label's mean probability "
         "`settled_at` (confident).",
     )
-    settled_at: float | None = Field(
-        None, gt=0, lt=1, description="Of members = confident, at least `min_probability`."
+    settled_at: SettledAt | None = Field(
+        None,
+        description="Of members = confident: after the first group of members, after four groups, "
+        "sixteen and so on, the last for all further times; one number is for all times. None is "
+        "below `min_probability`.",
     )
 
     @model_validator(mode="after")
@@ -59,7 +74,7 @@ class Policy(BaseModel):
     def _settled_when_confident(self) -> Self:
         if (self.members == "confident") != (self.settled_at is not None):
             raise ValueError("settled_at goes with members = confident, and that with settled_at")
-        if self.settled_at is not None and self.settled_at < self.min_probability:
+        if self.settled_at is not None and min(self.settled_at) < self.min_probability:
             raise ValueError("settled_at must not be below min_probability")
         return self
 

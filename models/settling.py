@@ -3,7 +3,8 @@
 Members are asked in groups, and a policy looks at what they said at some of the groups' ends
 (`stops`): all at none but the last; exact at the first, where flagged images leave, and then as
 soon as more than half have answered, for it can settle nothing before; confident at the first, and
-whenever their number has doubled. Few stops make for few steps, and steps with more images.
+whenever their number has quadrupled. Few stops make for few steps, and steps with more images: who
+needs many members waits less often, and the others less long.
 
 Of M members n have answered, and S_k is the sum of their probabilities of class k; p̄ = S/M once
 n = M. The flag is no part of this: it rests on the first group of members alone
@@ -14,9 +15,10 @@ with the largest sum S_1 and the second S_2:
   S_1 − S_2 > M − n, and S_1 ≥ τ M (accepted) or S_1 + (M − n) < τ M (not accepted). No member adds
   less than 0 to S_1 nor more than 1 to any other sum, and its probabilities sum to 1: S_1 − S_2 can
   fall by one a member and no faster. The bound is tight for arbitrary members.
-- confident: S_1/n ≥ `settled_at`; or nothing can change the acceptance, whatever the label. The
-  answer is S/n. How often the decision differs from that of all members is counted on calibration
-  images (`training.settling`).
+- confident: S_1/n ≥ a threshold t_n, of `settled_at`; or nothing can change the acceptance,
+  whatever the label. The answer is S/n. Two members may agree by chance and sixteen do not, so t_n
+  may fall with n. How often the decision differs from that of all members is counted on
+  calibration images (`training.settling`).
 
 An image that is settled as accepted has S_1/n ≥ τ, and one that is settled as not accepted has
 S_1/n < τ: the mean over the n members decides as the mean over all would.
@@ -52,11 +54,20 @@ def stops(policy: Policy, group: int, members: int) -> tuple[int, ...]:
         case "exact":
             chosen = [group, *range((members // 2 // group + 1) * group, members, group)]
         case "confident":
-            chosen = [group << doubling for doubling in range(members.bit_length())]
+            chosen = [group << 2 * quadrupling for quadrupling in range(members.bit_length())]
     return (*(stop for stop in chosen if stop < members), members)
 
 
-def settled(policy: Policy, totals: Array, seen: int, members: int) -> NDArray[np.bool_]:
+def sure_at(policy: Policy, group: int, seen: int) -> float:
+    """t_n of a confident policy, at its stop after n = `seen` members in groups of `group`."""
+    assert policy.settled_at is not None
+    quadruplings = ((seen // group).bit_length() - 1) // 2
+    return policy.settled_at[min(quadruplings, len(policy.settled_at) - 1)]
+
+
+def settled(
+    policy: Policy, totals: Array, seen: int, members: int, group: int
+) -> NDArray[np.bool_]:
     """Whether the decisions on B unflagged images are settled, [B].
 
     Args:
@@ -64,6 +75,7 @@ def settled(policy: Policy, totals: Array, seen: int, members: int) -> NDArray[n
         totals: sums of the first members' probabilities, [B, K].
         seen: n, the members that are summed.
         members: M.
+        group: members in a group.
     """
     if seen == members:
         return np.ones(len(totals), dtype=np.bool_)
@@ -76,7 +88,7 @@ def settled(policy: Policy, totals: Array, seen: int, members: int) -> NDArray[n
     refused = first + rest < needed - SLACK
     done: NDArray[np.bool_] = leads & (accepted | refused)
     if policy.settled_at is not None:
-        done |= refused | (first / seen >= policy.settled_at)
+        done |= refused | (first / seen >= sure_at(policy, group, seen))
     return done
 
 
@@ -106,7 +118,7 @@ def serve(policy: Policy, totals: Array, group: int, flagged: NDArray[np.bool_])
     members = np.full(count, steps * group, dtype=np.int64)
     open_ = np.ones(count, dtype=np.bool_)
     for seen in stops(policy, group, steps * group):
-        done = settled(policy, totals[:, seen // group - 1], seen, steps * group)
+        done = settled(policy, totals[:, seen // group - 1], seen, steps * group, group)
         if policy.members != "all":
             done |= flagged
         members[open_ & done] = seen

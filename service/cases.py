@@ -190,7 +190,9 @@ class Stepper:
         for rule in {case.rule for case in cases}:
             mine = [index for index, case in enumerate(cases) if case.rule is rule]
             flagged = _flagged(self.bundle.calibration, rule, [looks[index] for index in mine])
-            done[mine] = flagged | settled(rule.policy, totals[mine], seen, self.runtime.members)
+            done[mine] = flagged | settled(
+                rule.policy, totals[mine], seen, self.runtime.members, self.runtime.group
+            )
         return done
 
     def _judged(

@@ -242,8 +242,9 @@ class PolicyInfo(_Answer):
         description="Whether alpha holds within each predicted class; null: on average over them."
     )
     members: MembersMode = Field(description="How many members an image is shown to.")
-    settled_at: float | None = Field(
-        description="Of confident: mean probability of the label that settles it."
+    settled_at: list[float] | None = Field(
+        description="Of confident: mean probability of the label that settles it after the first "
+        "group of members, four groups, sixteen and so on; the last for all further times."
     )
 
 

@@ -207,11 +207,15 @@ def _agreement_lines(manifest: Manifest) -> list[str]:
         *(
             f"| {name} | at most {_percent(each.rate)} | {PERCENT * each.confidence:g} % "
             f"| {each.calibration_size:,} | {each.differing} "
-            f"| {manifest.policies[name].settled_at:g} |"
+            f"| {_sure_at(manifest.policies[name])} |"
             for name, each in manifest.agreements.items()
         ),
         "",
     ]
+
+
+def _sure_at(policy: Policy) -> str:
+    return ", ".join(f"{each:g}" for each in policy.settled_at or ())
 
 
 def _certificate_lines(manifest: Manifest) -> list[str]:

@@ -200,8 +200,8 @@ def _prove(
     if len(proved) < len(gates):
         return None
     strictest = max(certificate.threshold for certificate in proved)
-    if strictest > (levels.settled_at or 1.0):
-        raise CertifyError(f"settled_at is {levels.settled_at:g}, below the proved {strictest:g}")
+    if strictest > (least := min(levels.settled_at or (1.0,))):
+        raise CertifyError(f"settled_at is {least:g}, below the proved {strictest:g}")
     proved = [certificate for each in gates if (certificate := prove(each, strictest)) is not None]
     worst = max(proved, key=attrgetter("risk_bound"))
     coverage_bound = min(each.coverage_bound for each in proved)

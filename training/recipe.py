@@ -24,7 +24,7 @@ from pydantic import (
 from models.detectors import DETECTORS
 from models.manifest import Name, SetLevels
 from models.networks import Network
-from models.policy import MembersMode, Policy
+from models.policy import MembersMode, Policy, SettledAt
 from training.posterior import Posterior, PriorError
 from training.priors import Family
 from training.schedules import (
@@ -283,7 +283,7 @@ class CertifiedPolicy(_Table):
     target_risk: float = Field(gt=0, lt=1)
     confidence: float = Field(gt=0, lt=1)
     members: MembersMode = "all"
-    settled_at: float | None = Field(None, gt=0, lt=1)
+    settled_at: SettledAt | None = None
 
     @model_validator(mode="after")
     def _settled_when_confident(self) -> Self:

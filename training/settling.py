@@ -1,11 +1,11 @@
 """How often a confident policy decides otherwise than all members would: proved on held-out images.
 
-An image is settled once the label's mean probability over n < M members is at least `settled_at`
-(`models.settling`; what is settled exactly never differs). The decision then differs from that of
-all members if these give another label, or accept no label. (Whether the image is flagged is the
-same either way.) The calibration images on which it would differ, flagged or not, are counted, and
-the exact binomial bound (Clopper & Pearson 1934) of the rate must not exceed what the recipe asks
-for.
+An image is settled once the label's mean probability over n < M members is at least what
+`settled_at` asks after n (`models.settling`; what is settled exactly never differs). The decision
+then differs from that of all members if these give another label, or accept no label. (Whether the
+image is flagged is the same either way.) The calibration images on which it would differ, flagged
+or not, are counted, and the exact binomial bound (Clopper & Pearson 1934) of the rate must not
+exceed what the recipe asks for.
 
 A certified policy's τ was found on the same images. That does no harm: the images that differ at
 one τ are among those that differ at any higher one, so the hypotheses "the rate at τ exceeds the
@@ -22,7 +22,7 @@ import numpy as np
 from models.certificate import clopper_pearson_upper
 from models.manifest import AgreementSpec
 from models.policy import Policy
-from models.settling import serve, stops
+from models.settling import serve, stops, sure_at
 from models.uncertainty import Array
 from training.evaluate import Answers
 from training.recipe import Agreement
@@ -66,7 +66,7 @@ def count_differing(policy: Policy, asked: Agreement, answers: Answers) -> Agree
     own, everyone = sure_means(policy, answers), answers.totals[:, -1]
     accepted = everyone.max(axis=1) / (answers.group * steps) >= policy.min_probability
     agrees = (own.argmax(axis=1) == everyone.argmax(axis=1)) & accepted
-    differing = int(((own.max(axis=1) >= policy.settled_at) & ~agrees).sum())
+    differing = int(((own.max(axis=1) >= min(policy.settled_at)) & ~agrees).sum())
     bound = clopper_pearson_upper(differing, size, asked.confidence)
     if bound > asked.rate:
         raise AgreementError(
@@ -89,14 +89,14 @@ def count_differing(policy: Policy, asked: Agreement, answers: Answers) -> Agree
 def sure_means(policy: Policy, answers: Answers) -> Array:
     """The mean probabilities [n, K] by which a confident policy decides, at any τ ≤ `settled_at`.
 
-    S/n of the first stage at which the label has `settled_at`; of all members if there is none.
+    S/n of the first stop at which the label has what it asks; of all members if there is none.
     (What a policy settles for another reason, it decides as all members do: `models.settling`.)
     """
-    assert policy.settled_at is not None
-    size, steps = answers.totals.shape[:2]
-    seen = np.array(stops(policy, answers.group, answers.group * steps))
-    means = answers.totals[:, seen // answers.group - 1] / seen[:, None]
-    sure = means.max(axis=2) >= policy.settled_at
+    group, (size, steps) = answers.group, answers.totals.shape[:2]
+    looks = stops(policy, group, group * steps)
+    seen = np.array(looks)
+    means = answers.totals[:, seen // group - 1] / seen[:, None]
+    sure = means.max(axis=2) >= [sure_at(policy, group, look) for look in looks]
     sure[:, -1] = True
     chosen: Array = means[np.arange(size), sure.argmax(axis=1)]
     return chosen

@@ -92,6 +92,8 @@ def test_different_numbers_of_images_are_refused() -> None:
         {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": 1},
         {"alpha": 0.1, "min_probability": 0.0, "members": "confident", "settled_at": 0},
         {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": math.nan},
+        {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": []},
+        {"alpha": 0.1, "min_probability": 0.5, "members": "confident", "settled_at": [0.9, 1]},
     ],
 )
 def test_levels_that_mean_nothing(levels: dict[str, Any]) -> None:
@@ -118,6 +120,9 @@ def test_settled_at_goes_with_confident(levels: dict[str, Any]) -> None:
 
 def test_an_answer_that_settles_is_one_that_is_accepted() -> None:
     levels = {"alpha": 0.1, "members": "confident", "settled_at": 0.9}
-    assert Policy.model_validate({**levels, "min_probability": 0.9}).settled_at == 0.9
-    with pytest.raises(ValidationError, match="settled_at must not be below min_probability"):
-        Policy.model_validate({**levels, "min_probability": 0.901})
+    assert Policy.model_validate({**levels, "min_probability": 0.9}).settled_at == (0.9,)
+    several = levels | {"settled_at": [0.99, 0.9]}
+    assert Policy.model_validate({**several, "min_probability": 0.9}).settled_at == (0.99, 0.9)
+    for each in (levels, several):
+        with pytest.raises(ValidationError, match="settled_at must not be below min_probability"):
+            Policy.model_validate({**each, "min_probability": 0.901})

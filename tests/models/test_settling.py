@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.certificate import THRESHOLDS
 from models.policy import Policy
-from models.settling import serve, settled
+from models.settling import serve, settled, stops, sure_at
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -23,7 +23,7 @@ def exact(threshold: float) -> Policy:
     return Policy(alpha=0.01, min_probability=threshold, members="exact")
 
 
-def confident(threshold: float, settled_at: float) -> Policy:
+def confident(threshold: float, *settled_at: float) -> Policy:
     return Policy(alpha=0.01, min_probability=threshold, members="confident", settled_at=settled_at)
 
 
@@ -80,7 +80,7 @@ def test_what_is_settled_cannot_change_and_what_is_not_can() -> None:
         policy = exact(float(rng.choice(THRESHOLDS)))
         sharpness = 10 ** rng.uniform(-2, 1)
         totals = seen * rng.dirichlet(np.full(classes, sharpness), size)
-        done = settled(policy, totals, seen, members)
+        done = settled(policy, totals, seen, members, 1)
         rest = members - seen
         finals = corners(totals, rest)
         assert not changed(policy, totals, finals, seen, members)[:, done].any()
@@ -127,7 +127,7 @@ def test_at_the_ties_themselves(
     }
     policy = exact(min(max(bound[at] + shift, 0.0), 0.9999))
     finals = corners(totals, rest)
-    if settled(policy, totals, seen, members)[0]:
+    if settled(policy, totals, seen, members, 1)[0]:
         assert not changed(policy, totals, finals, seen, members).any()
     elif not near_a_tie(policy, totals, seen, members)[0]:
         assert disagree(policy, finals, members)[0]
@@ -152,30 +152,41 @@ def test_exact_by_hand(
     totals: tuple[float, float], seen: int, threshold: float, expected: bool
 ) -> None:
     """Of five members."""
-    assert settled(exact(threshold), np.array([totals]), seen, 5).tolist() == [expected]
+    assert settled(exact(threshold), np.array([totals]), seen, 5, 1).tolist() == [expected]
 
 
 def test_all_are_asked_by_a_policy_of_all() -> None:
     totals = np.array([[4.0, 0.0], [2.0, 2.0]])
-    assert not settled(EVERYONE, totals, 4, 5).any()
-    assert settled(EVERYONE, totals, 5, 5).all()
+    assert not settled(EVERYONE, totals, 4, 5, 1).any()
+    assert settled(EVERYONE, totals, 5, 5, 1).all()
 
 
 def test_confident_by_hand() -> None:
     policy = confident(0.75, 0.875)
     totals = np.array([[3.5, 0.5, 0.0], [3.49, 0.51, 0.0], [0.0, 0.25, 3.75], [1.0, 1.0, 2.0]])
-    assert settled(policy, totals, 4, 100).tolist() == [True, False, True, False]
-    assert settled(policy, totals, 4, 4).all()
+    assert settled(policy, totals, 4, 100, 1).tolist() == [True, False, True, False]
+    assert settled(policy, totals, 4, 4, 1).all()
+
+
+def test_what_makes_sure_changes_with_each_look() -> None:
+    """Of a thousand members in groups of two, after 2, 8, 32 and 128."""
+    policy, looks = confident(0.5, 0.9, 0.8, 0.6), (2, 8, 32, 128)
+    asked = (0.9, 0.8, 0.6, 0.6)
+    assert stops(policy, 2, 1000) == (*looks, 512, 1000)
+    assert [sure_at(policy, 2, seen) for seen in looks] == list(asked)
+    for seen, share in zip(looks, asked, strict=True):
+        totals = seen * np.array([[share + 1e-6, 0.0], [share - 1e-6, 0.0]])
+        assert settled(policy, totals, seen, 1000, 2).tolist() == [True, False]
 
 
 def test_confident_settles_what_is_exact_and_what_is_refused_whatever_its_label() -> None:
     """Of five: 2.6 − 0.4 > 2 and 2.6 ≥ 2.5; and 1.7 + 2 < 3.75, though the label is open."""
     policy = confident(0.5, 0.99)
-    assert settled(policy, np.array([[2.6, 0.4], [2.4, 0.6]]), 3, 5).tolist() == [True, False]
+    assert settled(policy, np.array([[2.6, 0.4], [2.4, 0.6]]), 3, 5, 1).tolist() == [True, False]
     policy = confident(0.75, 0.99)
     totals = np.array([[1.7, 1.3], [1.8, 1.2], [1.2, 1.8]])
-    assert settled(policy, totals, 3, 5).tolist() == [True, False, False]
-    assert not settled(exact(0.75), totals, 3, 5).any()
+    assert settled(policy, totals, 3, 5, 1).tolist() == [True, False, False]
+    assert not settled(exact(0.75), totals, 3, 5, 1).any()
 
 
 @given(seen=st.integers(1, 31), threshold=st.sampled_from(THRESHOLDS), seed=st.integers(0, 99))
@@ -185,11 +196,11 @@ def test_confident_keeps_the_acceptance_of_what_it_is_not_sure_of(
     """No completion accepts what it refused; what it accepted without `settled_at` is exact."""
     policy = confident(threshold, 0.99995)
     totals = seen * np.random.default_rng(seed).dirichlet(np.full(4, 0.3), 200)
-    done = settled(policy, totals, seen, 32) & (totals.max(axis=1) / seen < 0.99995)
+    done = settled(policy, totals, seen, 32, 1) & (totals.max(axis=1) / seen < 0.99995)
     _, now = decisions(policy, totals / seen)
     _, then = decisions(policy, corners(totals, 32 - seen) / 32)
     assert (then == now)[:, done].all()
-    assert settled(exact(threshold), totals, seen, 32)[done & now].all()
+    assert settled(exact(threshold), totals, seen, 32, 1)[done & now].all()
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.95, 0.968, 0.991, 0.992, 0.994, 0.995])
@@ -200,7 +211,7 @@ def test_what_settles_with_confidence_is_accepted(threshold: float) -> None:
         largest = threshold * seen
         for first in (np.nextafter(largest, 0), largest, np.nextafter(largest, seen)):
             totals = np.array([[first, seen - first]])
-            done = settled(policy, totals, seen, 128)
+            done = settled(policy, totals, seen, 128, 1)
             assert done.tolist() == decisions(policy, totals / seen)[1].tolist()
 
 
@@ -210,11 +221,11 @@ def test_what_is_not_a_number_never_settles(
     policy: Policy, missing: tuple[int, int] | slice
 ) -> None:
     totals = np.array([[[15.0, 0.0, 0.0], [16.0, 0.0, 0.0]]])
-    assert settled(policy, totals[:, 0], 15, 16).all()
+    assert settled(policy, totals[:, 0], 15, 16, 1).all()
     totals[0][missing] = np.nan
     totals = totals.cumsum(axis=1)
-    assert not settled(policy, totals[:, 0], 15, 16).any()
-    assert settled(policy, totals[:, 1], 16, 16).all()
+    assert not settled(policy, totals[:, 0], 15, 16, 1).any()
+    assert settled(policy, totals[:, 1], 16, 16, 1).all()
     served = serve(policy, totals, 8, np.array([False]))
     assert served.members.tolist() == [16]
     assert np.isnan(served.probabilities).any()
@@ -243,7 +254,7 @@ def looks(policy: Policy, group: int, count: int, seen: int) -> bool:
         return seen == count
     if policy.members == "exact":
         return seen == group or 2 * seen > count
-    return (seen // group).bit_count() == 1
+    return seen // group in (1, 4, 16, 64)
 
 
 def by_hand(policy: Policy, members: Array, group: int, flagged: bool) -> tuple[list[float], int]:
@@ -257,7 +268,9 @@ def by_hand(policy: Policy, members: Array, group: int, flagged: bool) -> tuple[
         refused = first + rest < policy.min_probability * count
         done = first - second > rest and (accepted or refused)
         if policy.settled_at is not None:
-            done = done or refused or first / seen >= policy.settled_at
+            turn = [1, 4, 16, 64].index(seen // group) if rest else -1
+            asked = [*policy.settled_at, *policy.settled_at[-1:] * turn][turn]
+            done = done or refused or first / seen >= asked
         done = policy.members != "all" and (done or flagged)
         if done or not rest:
             return [column / seen for column in columns], seen
@@ -271,6 +284,8 @@ POLICIES = [
     exact(0.99),
     confident(0.7, 0.7),
     confident(0.5, 0.99),
+    confident(0.5, 0.99, 0.9, 0.6),
+    confident(0.2, 0.9, 0.99, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ]
 
 

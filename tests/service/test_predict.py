@@ -34,7 +34,7 @@ RESULT_FIELDS = {
 }
 
 
-ALL_MEMBERS = {"mode": "all", "available": 6, "differing_rate": 0.0, "confidence": 1.0}
+ALL_MEMBERS = {"mode": "all", "available": 10, "differing_rate": 0.0, "confidence": 1.0}
 
 
 def b64(data: bytes) -> str:
@@ -92,7 +92,7 @@ async def test_one_image_as_the_body(client, png, images, model):
     told = {"score": result["ood"]["score"], "p_value": result["ood"]["p_value"]}
     assert result["ood"]["detector"] == "predictive_entropy"
     assert result["ood"]["detectors"] == {"predictive_entropy": told}
-    assert result["members_used"] == 6
+    assert result["members_used"] == 10
     assert result["ood"]["members_used"] == 2
     assert result["input"] == {"width": 8, "height": 8, "mode": "L", "applied": ["none"]}
     assert result["error"] is None
@@ -100,7 +100,7 @@ async def test_one_image_as_the_body(client, png, images, model):
         "name": "tiny",
         "version": "1",
         "digest": f"sha256:{model.bundle.digest}",
-        "members": 6,
+        "members": 10,
         "verified": True,
     }
     assert answer["policy"] == "default"
@@ -489,7 +489,7 @@ async def test_explain_and_top_k(client, png):
     (result,) = answer["results"]
     ranked = sorted(plain["probabilities"].items(), key=lambda item: -item[1])
     assert list(result["probabilities"].items()) == ranked[:2]
-    assert len(result["members"]) == 6
+    assert len(result["members"]) == 10
     for label, probability in result["probabilities"].items():
         mean = np.mean([member[label] for member in result["members"]])
         assert mean == pytest.approx(probability)

@@ -10,6 +10,7 @@ from models.outputs import Outputs
 from service.errors import EngineError, ModelError
 from service.repository import open_model, self_test
 from service.runtime import everything
+from tests.service import tiny
 
 
 def change(settings, **changes):
@@ -66,7 +67,8 @@ def test_golden_features_that_do_not_come(settings, publish):
 
 
 def test_self_test_catches_numbers_that_are_none(model, with_logits):
-    broken = with_logits(lambda images: np.full((len(images), 6, 3), np.nan, dtype=np.float32))
+    nothing = np.full((tiny.M, tiny.K), np.nan, dtype=np.float32)
+    broken = with_logits(lambda images: np.stack([nothing] * len(images)))
     with pytest.raises(ModelError, match="differ by nan"):
         self_test(broken)
 
@@ -92,7 +94,7 @@ def test_self_test_catches_another_label(model):
     golden = replace(model.bundle.golden, logits=flat)
 
     class Other:
-        name, device, members, group = "other", "cpu", 6, 2
+        name, device, members, group = "other", "cpu", tiny.M, tiny.GROUP
 
         def evaluate(self, step, images):
             answer = np.zeros((len(images), 2, 3), dtype=np.float32)

@@ -65,7 +65,7 @@ async def test_models(client, model):
     assert entry["policies"]["sure"]["alpha_confidence"] == 0.9
     assert entry["policies"]["by_class"]["conditional_on"] == "class"
     assert entry["policies"]["quick"]["members"] == "confident"
-    assert entry["policies"]["quick"]["settled_at"] == 0.96
+    assert entry["policies"]["quick"]["settled_at"] == [0.96]
     assert entry["agreements"] == {
         "quick": {
             "rate": 0.125,
@@ -145,11 +145,11 @@ async def test_metrics(client, png):
         'gate_stage_duration_seconds_count{stage="infer"} 2.0',
         "gate_predictive_entropy_nats_count 2.0",
         "gate_members_evaluated_count 2.0",
-        "gate_members_evaluated_sum 12.0",
+        "gate_members_evaluated_sum 20.0",
         "gate_cache_hits_total 0.0",
     ):
         assert line in text
-    assert re.search(r'gate_bundle_info\{digest="[0-9a-f]{64}",members="6",name="tiny"', text)
+    assert re.search(r'gate_bundle_info\{digest="[0-9a-f]{64}",members="10",name="tiny"', text)
     assert re.search(r'gate_decisions_total\{decision="\w+",policy="open",reason="\w+"\} 1.0', text)
     assert "clients" not in text
 
@@ -262,7 +262,7 @@ async def test_a_client_that_leaves_gives_its_place_back(settings, model, with_l
         assert scheduler.queued == 0
         release.set()
         assert (await first)[0]["status"] == 200
-        assert sizes == [1] * 3, "the steps of the first"
+        assert sizes == [1] * 5, "the steps of the first"
         text = app.state.metrics.text().decode()
         assert 'gate_rejected_total{reason="cancelled"} 1.0' in text
         assert 'code="499"' in text

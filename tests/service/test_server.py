@@ -22,7 +22,7 @@ def test_it_says_in_one_line_what_it_serves(bundle_path, png):
         assert len(running.lines) == 1
         (line,) = running.lines
         assert str(bundle_path) in line
-        assert re.search(r"sha256:[0-9a-f]{12}, 6 members, onnx on cpu", line)
+        assert re.search(r"sha256:[0-9a-f]{12}, 10 members, onnx on cpu", line)
         assert f"curl --data-binary @image.png -H 'Content-Type: image/png' {running.url}" in line
         answer = httpx.post(
             f"{running.url}/predict", content=png, headers={"Content-Type": "image/png"}

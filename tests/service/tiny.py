@@ -39,7 +39,7 @@ from models.preprocessing import InputSpec, grey, prepare
 from models.shape import shape_statistics
 from models.uncertainty import summarise
 
-M, GROUP, K, SIDE, CALIBRATION = 6, 2, 3, 8, 99
+M, GROUP, K, SIDE, CALIBRATION = 10, 2, 3, 8, 99
 SET_COVERAGE = 0.6
 LABELS = ("ant", "bee", "cat")
 FUSED = ("mutual_information", "shape", "strokes")

@@ -19,8 +19,15 @@ SIZE = 5_000
 ANY = Agreement(rate=0.999, confidence=0.9)
 
 
-def confident(threshold: float, settled_at: float = 0.9) -> Policy:
-    return Policy(alpha=0.01, min_probability=threshold, members="confident", settled_at=settled_at)
+def confident(threshold: float, settled_at: float | tuple[float, ...] = 0.9) -> Policy:
+    return Policy.model_validate(
+        {
+            "alpha": 0.01,
+            "min_probability": threshold,
+            "members": "confident",
+            "settled_at": settled_at,
+        }
+    )
 
 
 def answers(first: Array, group: int = 1) -> Answers:
@@ -33,12 +40,12 @@ def answers(first: Array, group: int = 1) -> Answers:
 
 BY_HAND = np.array(
     [
-        [0.99, 0.99, 0.99, 0.99],  # settles with one member, and all agree
-        [0.99, 0.10, 0.10, 0.10],  # settles with one; all together take it for the other class
-        [0.95, 0.50, 0.50, 0.50],  # settles with one; all together give it 0.6125
-        [0.85, 0.99, 0.90, 0.90],  # settles with two
-        [0.80, 0.85, 0.80, 0.80],  # never settles
-        [0.20, 0.30, 0.20, 0.99],  # never settles: 0.5775 for the other class
+        [0.99, 0.99, 0.99, 0.99, 0.9900],  # settles with one member, and all agree
+        [0.99, 0.10, 0.10, 0.10, 0.3225],  # with one; all together take it for the other class
+        [0.95, 0.50, 0.50, 0.50, 0.6125],  # with one; all together give it 0.6125
+        [0.85, 0.99, 0.90, 0.90, 0.9100],  # with four
+        [0.80, 0.85, 0.80, 0.80, 0.8125],  # never settles
+        [0.20, 0.30, 0.20, 0.99, 0.4225],  # never settles: 0.5775 for the other class
     ]
 )
 
@@ -52,16 +59,27 @@ def test_images_that_differ_by_hand(threshold: float, differing: int) -> None:
 
 
 def test_members_that_are_asked_by_hand() -> None:
-    """After one, two and all four; the last image is refused after two at 0.9: 1.5 + 2 < 3.6."""
-    asked = {0.9: 1 + 1 + 1 + 2 + 4 + 2, 0.83: 1 + 1 + 1 + 2 + 4 + 4}
+    """After one, four and all five; after four, two are refused at 0.9: 3.25 + 1 < 4.5."""
+    asked = {0.9: 1 + 1 + 1 + 4 + 4 + 4, 0.8: 1 + 1 + 1 + 4 + 5 + 4, 0.6: 1 + 1 + 1 + 4 + 4 + 5}
     for threshold, members in asked.items():
         found = count_differing(confident(threshold), ANY, answers(BY_HAND))
         assert found.mean_members == members / 6
 
 
+def test_what_is_asked_for_falls_by_hand() -> None:
+    """Four settle this image too, with 0.675; all together give it 0.58."""
+    images = np.vstack([BY_HAND, [0.9, 0.6, 0.6, 0.6, 0.2]])
+    found = count_differing(confident(0.62, (0.97, 0.65)), ANY, answers(images))
+    assert found.differing == 2
+    assert found.mean_members == (1 + 1 + 5 + 4 + 4 + 5 + 4) / 7
+    found = count_differing(confident(0.62, (0.97, 0.68)), ANY, answers(images))
+    assert found.differing == 1
+    assert found.mean_members == (1 + 1 + 5 + 4 + 4 + 5 + 5) / 7
+
+
 def test_images_settle_after_whole_groups() -> None:
     """Of two members each: the first image and the fourth are sure, the fifth alone is open."""
-    found = count_differing(confident(0.9), ANY, answers(BY_HAND, group=2))
+    found = count_differing(confident(0.9), ANY, answers(BY_HAND[:, :4], group=2))
     assert found.differing == 0
     assert found.mean_members == (2 + 2 + 2 + 2 + 4 + 2) / 6
 
@@ -74,10 +92,19 @@ def test_members_that_are_no_numbers_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "settled_at"), [(0.0, 0.6), (0.72, 0.95), (0.8, 0.8), (0.9, 0.95), (0.95, 0.97)]
+    ("threshold", "settled_at"),
+    [
+        (0.0, 0.6),
+        (0.72, 0.95),
+        (0.8, 0.8),
+        (0.9, 0.95),
+        (0.95, 0.97),
+        (0.72, (0.99, 0.95, 0.8)),
+        (0.9, (0.97, 0.92)),
+    ],
 )
 def test_sure_means_decide_as_the_service_does_at_any_threshold(
-    threshold: float, settled_at: float
+    threshold: float, settled_at: float | tuple[float, ...]
 ) -> None:
     """Where they accept an image, so does the service, and with the same label."""
     print("seed 4")
@@ -104,12 +131,15 @@ def random_answers(seed: int) -> Answers:
     return answers(drawn.clip(1e-6, 1 - 1e-6), group=2)
 
 
-def test_the_higher_the_probability_that_is_asked_the_more_images_differ() -> None:
+@pytest.mark.parametrize("settled_at", [0.8, (0.85, 0.8)], ids=str)
+def test_the_higher_the_probability_that_is_asked_the_more_images_differ(
+    settled_at: float | tuple[float, ...],
+) -> None:
     """The bound of a certified policy rests on this: its τ comes from the same images."""
     print("seed 3")
     given = random_answers(3)
     found = [
-        count_differing(confident(threshold, 0.8), ANY, given)
+        count_differing(confident(threshold, settled_at), ANY, given)
         for threshold in np.linspace(0, 0.8, 41)
     ]
     counts = [each.differing for each in found]

@@ -40,7 +40,7 @@ def test_an_answer_is_what_the_service_says(gate, gate_url, pngs, model):
     assert answer.raw == sent["results"][0]
     assert answer.label == max(answer.probabilities, key=answer.probabilities.get)
     assert answer.model_digest == f"sha256:{model.bundle.digest}"
-    assert answer.members_used == 6
+    assert answer.members_used == 10
     assert answer.prediction_set[:1] in ((), (answer.label,))
     assert answer.certificate is None
 
@@ -70,7 +70,7 @@ def test_options_reach_the_service(gate, pngs):
         pngs[0], policy="open", alpha=0.03, members="all", background=True, explain=True, top_k=1
     )
     assert len(answer.probabilities) == 1
-    assert len(answer.raw["members"]) == 6
+    assert len(answer.raw["members"]) == 10
     assert answer.raw["ood"]["alpha"] == 0.03
     assert gate.gate(pngs[0], policy="lax").reasons == ("rejected",)
     with pytest.raises(StatusError, match=r"status 422: .*'lax'"):
@@ -137,7 +137,7 @@ async def test_a_pipeline_keeps_the_order(gate_url, images, pngs, tmp_path):
 async def test_a_pipeline_has_its_options(gate_url, pngs):
     async with Pipeline(gate_url, policy="open", top_k=1, explain=True, timeout=30) as pipe:
         answers = await pipe.map(pngs)
-    assert all(answer.accepted and len(answer.raw["members"]) == 6 for answer in answers)
+    assert all(answer.accepted and len(answer.raw["members"]) == 10 for answer in answers)
     assert all(len(answer.probabilities) == 1 for answer in answers)
 
 
