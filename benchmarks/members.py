@@ -6,7 +6,8 @@ RUN is a run directory of `python -m training`, of which the first M of its samp
 which they are chosen, are an ensemble. Each is calibrated and certified by the recipe's default
 policy. Traffic: the test images, and 5 % images of the first foreign set. A decision differs if
 its acceptance does, or the label of what is accepted, or, of an image that is not flagged, the
-label in mode `exact`, which promises it.
+label in mode `exact`, which promises it. On training images, of which there are 20,000, the members
+that make a confident policy sure may be chosen; its bound is of calibration images.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from models.calibration import Calibration
 from models.outputs import Outputs
 from models.policy import MembersMode, Policy
 from models.preprocessing import grey, prepare
+from models.settling import serve
 from training import detection
 from training.baselines.judge import member_outputs
 from training.calibrate import calibrate
@@ -33,7 +35,8 @@ from training.certify import certify_policies
 from training.data import Dataset, data_directory
 from training.evaluate import Answers, Decisions, Labels
 from training.members import select
-from training.recipe import CertifiedPolicy
+from training.metrics import negative_log_likelihood
+from training.recipe import Agreement, CertifiedPolicy
 from training.run import Run
 from training.settling import count_differing
 
@@ -44,10 +47,14 @@ COLUMNS = (
     "of familiar",
     "of foreign",
     "familiar accepted (%)",
+    "NLL of familiar (nats)",
     "decisions that differ",
     "bound (%)",
+    "training images that differ",
 )
 FOREIGN_SHARE = 0.05
+TRAINING_IMAGES = 20_000
+ANY = Agreement(rate=0.999)
 SIZES = [8, 32, 128]
 
 
@@ -61,26 +68,32 @@ def main(
     levels = opened.recipe.policies["default"]
     if not isinstance(levels, CertifiedPolicy) or levels.members != "confident":
         raise SystemExit(f"error: {run}: its default policy is not certified and confident")
-    answers, labels = _answers(opened, max(members))
+    answers = _answers(opened, max(members))
+    labels = opened.problem.calibration.labels
     print(f"{describe('torch')}\n\n| M, mode | {' | '.join(COLUMNS)} |")
     print("|---" * (len(COLUMNS) + 1) + "|")
     for size in sorted(members):
-        known, familiar, foreign = (answer(size) for answer in answers)
+        known, trained, familiar, foreign = (answer(size) for answer in answers)
         certificate = certify_policies({"default": levels}, known, labels, opened.recipe.score)
         policy = levels.policy(certificate["default"].threshold)
         agreement = count_differing(policy, opened.recipe.agreement, known)
         calibration = calibrate(opened.recipe.score, known)
+        seen = count_differing(policy, ANY, trained).differing
         for mode in MODES:
-            figures = _figures(calibration, policy, mode, familiar, foreign)
-            bound = f"{100 * agreement.bound:.3f}" if mode == "confident" else "0"
-            cells = [f"{policy.min_probability:g}", *figures, bound]
+            figures = _figures(
+                calibration, policy, mode, opened.problem.test.labels, familiar, foreign
+            )
+            proved = ("0", "0")
+            if mode == "confident":
+                proved = f"{100 * agreement.bound:.3f}", f"{seen}"
+            cells = [f"{policy.min_probability:g}", *figures, *proved]
             print(f"| {size}, {mode} | {' | '.join(cells)} |")
 
 
-def _answers(run: Run, size: int) -> tuple[tuple[Callable[[int], Answers], ...], Labels]:
-    """Answers by the first M of `size` members, by M, on calibration, test and foreign images.
+def _answers(run: Run, size: int) -> tuple[Callable[[int], Answers], ...]:
+    """Answers by the first M of `size` members, by M.
 
-    With them the labels of the calibration images.
+    On calibration, training, test and foreign images.
     """
     problem, spec, group = run.problem, run.problem.input, run.recipe.group
     images, labels = problem.tensors(problem.validation)
@@ -108,12 +121,13 @@ def _answers(run: Run, size: int) -> tuple[tuple[Callable[[int], Answers], ...],
     foreign = run.foreign(run.recipe.data.ood[0])
     count = round(len(problem.test) * FOREIGN_SHARE / (1 - FOREIGN_SHARE))
     order = np.random.default_rng(run.recipe.seed).permutation(len(foreign))[:count]
-    sets = (problem.calibration, problem.test, foreign.select(order))
-    return tuple(answer(each) for each in sets), problem.calibration.labels
+    trained = problem.train.select(np.arange(min(TRAINING_IMAGES, len(problem.train))))
+    sets = (problem.calibration, trained, problem.test, foreign.select(order))
+    return tuple(answer(each) for each in sets)
 
 
 def _figures(
-    calibration: Calibration, policy: Policy, mode: MembersMode, *traffic: Answers
+    calibration: Calibration, policy: Policy, mode: MembersMode, labels: Labels, *traffic: Answers
 ) -> list[str]:
     asked, everyone = policy if mode == "confident" else policy.asking(mode), policy.asking("all")
     decided = [answers.decide(calibration, asked) for answers in traffic]
@@ -122,10 +136,14 @@ def _figures(
         int(_differ(one, other, mode).sum()) for one, other in zip(decided, by_all, strict=True)
     )
     members = [each.members for each in decided]
+    familiar = traffic[0]
+    nobody = np.zeros(len(labels), dtype=np.bool_)
+    served = serve(asked, familiar.totals, familiar.group, nobody)
     return [
         f"{np.concatenate(members).mean():.2f}",
         *(f"{each.mean():.2f}" for each in members),
         f"{100 * decided[0].accepted.mean():.2f}",
+        f"{negative_log_likelihood(served.probabilities, labels):.4f}",
         f"{differing} of {sum(map(len, members)):,}",
     ]
 

@@ -100,9 +100,9 @@ def _parts(values: Array, classes: Classes, num_classes: int) -> list[Array]:
 
 def _each(matrices: Floats, classes: Classes, vectors: Floats) -> Floats:
     """A_c v [B, r] of vectors v [B, F], each by the matrix [r, F] of its class."""
-    products = np.empty((len(vectors), matrices.shape[1]), dtype=vectors.dtype)
+    products, of_class = np.empty((len(vectors), matrices.shape[1]), vectors.dtype), list(matrices)
     for label, vector, product in zip(classes.tolist(), vectors, products, strict=True):
-        np.dot(matrices[label], vector, out=product)
+        of_class[label].dot(vector, out=product)
     return products
 
 

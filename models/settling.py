@@ -1,10 +1,10 @@
 """When is a decision settled before every member has been asked?
 
 Members are asked in groups, and a policy looks at what they said at some of the groups' ends
-(`stops`): all at none but the last; exact at the first, where flagged images leave, and then as
-soon as more than half have answered, for it can settle nothing before; confident at the first, and
-whenever their number has quadrupled. Few stops make for few steps, and steps with more images: who
-needs many members waits less often, and the others less long.
+(`stops`): all at none but the last; exact at the first, where flagged images leave, and after five,
+six and seven eighths of them, for it can settle nothing before more than half have answered;
+confident at the first, and whenever their number has quadrupled. Few stops make for few steps, and
+steps with more images: who needs many members waits less often, and the others less long.
 
 Of M members n have answered, and S_k is the sum of their probabilities of class k; p̄ = S/M once
 n = M. The flag is no part of this: it rests on the first group of members alone
@@ -26,6 +26,7 @@ S_1/n < τ: the mean over the n members decides as the mean over all would.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,7 +53,8 @@ def stops(policy: Policy, group: int, members: int) -> tuple[int, ...]:
         case "all":
             chosen: list[int] = []
         case "exact":
-            chosen = [group, *range((members // 2 // group + 1) * group, members, group)]
+            eighths = {math.ceil(part * members / 8 / group) * group for part in (5, 6, 7)}
+            chosen = sorted({group, *eighths})
         case "confident":
             chosen = [group << 2 * quadrupling for quadrupling in range(members.bit_length())]
     return (*(stop for stop in chosen if stop < members), members)

@@ -49,7 +49,7 @@ TRACE = 0.3
 UNITS = 255 * 16
 """Of white, so that what comes with 8 bits is whole. Four neighbours' sum fits 16 bits."""
 
-TOGETHER = 48
+TOGETHER = 64
 """Images whose intermediate arrays a processor's cache has room for."""
 
 _INK = LEVELS.index(INK)

@@ -179,6 +179,29 @@ def test_what_makes_sure_changes_with_each_look() -> None:
         assert settled(policy, totals, seen, 1000, 2).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("policy", "group", "members", "expected"),
+    [
+        (EVERYONE, 2, 32, (32,)),
+        (exact(0.72), 2, 32, (2, 20, 24, 28, 32)),
+        (exact(0.2), 4, 32, (4, 20, 24, 28, 32)),
+        (exact(0.2), 8, 32, (8, 24, 32)),
+        (exact(0.72), 2, 10, (2, 8, 10)),
+        (exact(0.72), 1, 5, (1, 4, 5)),
+        (exact(0.72), 4, 4, (4,)),
+        (confident(0.72, 0.9), 2, 32, (2, 8, 32)),
+        (confident(0.72, 0.9), 4, 32, (4, 16, 32)),
+        (confident(0.72, 0.9), 2, 128, (2, 8, 32, 128)),
+        (confident(0.72, 0.9), 3, 3, (3,)),
+    ],
+    ids=str,
+)
+def test_when_a_policy_looks(
+    policy: Policy, group: int, members: int, expected: tuple[int, ...]
+) -> None:
+    assert stops(policy, group, members) == expected
+
+
 def test_confident_settles_what_is_exact_and_what_is_refused_whatever_its_label() -> None:
     """Of five: 2.6 − 0.4 > 2 and 2.6 ≥ 2.5; and 1.7 + 2 < 3.75, though the label is open."""
     policy = confident(0.5, 0.99)
@@ -253,7 +276,8 @@ def looks(policy: Policy, group: int, count: int, seen: int) -> bool:
     if policy.members == "all" or seen == count:
         return seen == count
     if policy.members == "exact":
-        return seen == group or 2 * seen > count
+        parts = [range(0, part * count, 8 * group) for part in (5, 6, 7)]
+        return seen == group or seen // group in map(len, parts)
     return seen // group in (1, 4, 16, 64)
 
 
