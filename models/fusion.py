@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Self
 
 import numpy as np
@@ -75,5 +75,5 @@ class Surprise:
 def fuse(surprises: Mapping[str, Surprise], scores: Mapping[str, Array]) -> Array:
     """F [B], from the scores [B] of at least the detectors that have a surprise."""
     squares = [surprise(scores[name]) ** 2 for name, surprise in surprises.items()]
-    length: Array = np.sqrt(np.sum(squares, axis=0))
+    length: Array = np.sqrt(reduce(np.add, squares))
     return length

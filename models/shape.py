@@ -72,8 +72,10 @@ def shape_statistics(pixels: Pixels) -> Array:
     height, width         share of rows and columns with a value above 0.3
     above_l               share of pixels with a value above l, and not above the next level
     """
-    count = max(1, -(-len(pixels) // TOGETHER))
-    return np.concatenate([_statistics(part) for part in np.array_split(pixels, count)])
+    if len(pixels) <= TOGETHER:
+        return _statistics(pixels)
+    starts = range(0, len(pixels), TOGETHER)
+    return np.concatenate([_statistics(pixels[start:][:TOGETHER]) for start in starts])
 
 
 def _statistics(pixels: Pixels) -> Array:
@@ -115,7 +117,7 @@ def _statistics(pixels: Pixels) -> Array:
         _counts(seen @ _ones(width) > 0) / height,
         _counts(_ones(height) @ seen > 0) / width,
     ]
-    statistics: Array = np.concatenate([np.stack(alone, axis=1), levels], axis=1)
+    statistics: Array = np.concatenate([np.array(alone).T, levels], axis=1)
     return statistics
 
 
