@@ -1,10 +1,11 @@
 """When is a decision settled before every member has been asked?
 
 Members are asked in groups, and a policy looks at what they said at some of the groups' ends
-(`stops`): all at none but the last; exact at the first, where flagged images leave, and after five,
-six and seven eighths of them, for it can settle nothing before more than half have answered;
-confident at the first, and whenever their number has quadrupled. Few stops make for few steps, and
-steps with more images: who needs many members waits less often, and the others less long.
+(`stops`): all at none but the last; exact at the first, where flagged images leave, when those can
+be accepted that get 0.96 of every member, and after five, six and seven eighths, but it can settle
+nothing before more than half have answered; confident at the first, and whenever their number has
+quadrupled. Few stops make for few steps, and steps with more images: who needs many members waits
+less often, and the others less long.
 
 Of M members n have answered, and S_k is the sum of their probabilities of class k; p̄ = S/M once
 n = M. The flag is no part of this: it rests on the first group of members alone
@@ -36,6 +37,9 @@ from numpy.typing import NDArray
 from models.policy import Policy
 from models.uncertainty import Array
 
+PLAIN = 0.96
+"""What a member gives the label of an image that `exact` accepts at the first opportunity."""
+
 SLACK = 1e-9
 """Far more than the rounding of sums over members, far less than what a policy can name."""
 
@@ -53,8 +57,13 @@ def stops(policy: Policy, group: int, members: int) -> tuple[int, ...]:
         case "all":
             chosen: list[int] = []
         case "exact":
-            eighths = {math.ceil(part * members / 8 / group) * group for part in (5, 6, 7)}
-            chosen = sorted({group, *eighths})
+            plain = max(members // 2 + 1, policy.min_probability * members / PLAIN)
+            first, *eighths = (
+                math.ceil(seen / group) * group
+                for seen in (plain, 5 * members / 8, 6 * members / 8, 7 * members / 8)
+            )
+            apart = (each for each in eighths if not 0 < first - each < members / 8)
+            chosen = sorted({group, first, *apart})
         case "confident":
             chosen = [group << 2 * quadrupling for quadrupling in range(members.bit_length())]
     return (*(stop for stop in chosen if stop < members), members)

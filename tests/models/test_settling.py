@@ -184,7 +184,11 @@ def test_what_makes_sure_changes_with_each_look() -> None:
     [
         (EVERYONE, 2, 32, (32,)),
         (exact(0.72), 2, 32, (2, 20, 24, 28, 32)),
-        (exact(0.2), 4, 32, (4, 20, 24, 28, 32)),
+        (exact(0.75), 2, 32, (2, 20, 26, 28, 32)),
+        (exact(0.99), 2, 32, (2, 20, 24, 28, 32)),
+        (exact(0.0), 4, 32, (4, 20, 24, 28, 32)),
+        (exact(0.0), 2, 32, (2, 18, 20, 24, 28, 32)),
+        (exact(0.72), 2, 128, (2, 80, 96, 112, 128)),
         (exact(0.2), 8, 32, (8, 24, 32)),
         (exact(0.72), 2, 10, (2, 8, 10)),
         (exact(0.72), 1, 5, (1, 4, 5)),
@@ -276,8 +280,11 @@ def looks(policy: Policy, group: int, count: int, seen: int) -> bool:
     if policy.members == "all" or seen == count:
         return seen == count
     if policy.members == "exact":
-        parts = [range(0, part * count, 8 * group) for part in (5, 6, 7)]
-        return seen == group or seen // group in map(len, parts)
+        parts = [len(range(0, part * count, 8 * group)) for part in (5, 6, 7)]
+        plain = max(count // 2 + 1, policy.min_probability * count / 0.96)
+        first = math.ceil(plain / group)
+        near = [part for part in parts if 0 < (first - part) * group < count / 8]
+        return seen // group in {1, first, *parts} - {*near}
     return seen // group in (1, 4, 16, 64)
 
 
