@@ -1,13 +1,16 @@
 """How many members decisions take, and how often they differ, as the ensemble grows.
 
-    python -m benchmarks.members --run RUN [--members 8 32 128] [--data-dir DATA]
+    python -m benchmarks.members --run RUN [--members M ...] [--data-dir DATA]
+    python -m benchmarks.members --bundle BUNDLE [--data-dir DATA]
 
 RUN is a run directory of `python -m training`, of which the first M of its samples, in the order in
 which they are chosen, are an ensemble. Each is calibrated and certified by the recipe's default
-policy. Traffic: the test images, and 5 % images of the first foreign set. A decision differs if
-its acceptance does, or the label of what is accepted, or, of an image that is not flagged, the
-label in mode `exact`, which promises it. On training images, of which there are 20,000, the members
-that make a confident policy sure may be chosen; its bound is of calibration images.
+policy. A bundle is taken as it is.
+
+Traffic: the test images, and 5 % images of the first foreign set. A decision differs if its
+acceptance does, or the label of what is accepted, or, of an image that is not flagged, the label in
+mode `exact`, which promises it. By training images, of which there are 20,000, `settled_at` may be
+chosen; the bound of a confident policy is of calibration images.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
+from models import bundle as bundles
+from models.bundle import Bundle
 from models.calibration import Calibration
 from models.outputs import Outputs
 from models.policy import MembersMode, Policy
@@ -32,8 +37,10 @@ from training import detection
 from training.baselines.judge import member_outputs
 from training.calibrate import calibrate
 from training.certify import certify_policies
-from training.data import Dataset, data_directory
+from training.data import Dataset, data_directory, load
 from training.evaluate import Answers, Decisions, Labels
+from training.export import member_outputs as graph_outputs
+from training.export import session
 from training.members import select
 from training.metrics import negative_log_likelihood
 from training.recipe import Agreement, CertifiedPolicy
@@ -59,19 +66,57 @@ SIZES = [8, 32, 128]
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="Run directory.")],
+    run: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle.")] = None,
     members: Annotated[list[int], typer.Option(help="Sizes of the ensemble.")] = SIZES,
     data_dir: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Print one row for each size and mode, in Markdown."""
-    opened = Run.open(run, data_directory(data_dir))
+    if (run is None) == (bundle is None):
+        raise SystemExit("error: give either --run or --bundle")
+    print(f"{describe('torch')}\n\n| M, mode | {' | '.join(COLUMNS)} |")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    if run is not None:
+        _print_run(run, members, data_directory(data_dir))
+    if bundle is not None:
+        _print_bundle(bundles.load(bundle), data_directory(data_dir))
+
+
+def _print_bundle(bundle: Bundle, data_dir: Path) -> None:
+    manifest = bundle.manifest
+    policy, count = manifest.policies["default"], manifest.members.count
+    graph = session(bundle.path / bundles.GRAPH)
+    ensemble = partial(graph_outputs, graph, manifest.members.group)
+    tested, unfamiliar = (
+        load(next(part.name for part in manifest.data if part.role == role), "test", data_dir)
+        for role in ("test", "ood")
+    )
+    familiar, foreign = (
+        Answers.seen(part.images, manifest.input, ensemble, bundle.detectors)
+        for part in (tested, _share(unfamiliar, len(tested), manifest.calibration.seed))
+    )
+    for mode in MODES:
+        if mode == "confident" and policy.members != mode:
+            continue
+        figures = _figures(bundle.calibration, policy, mode, tested.labels, familiar, foreign)
+        bound = manifest.agreements["default"].bound if mode == "confident" else 0
+        cells = [f"{policy.min_probability:g}", *figures, f"{100 * bound:.3f}", ""]
+        print(f"| {count}, {mode} | {' | '.join(cells)} |")
+
+
+def _share(foreign: Dataset, familiar: int, seed: int) -> Dataset:
+    """As many foreign images as make 5 % of the traffic, at random."""
+    count = round(familiar * FOREIGN_SHARE / (1 - FOREIGN_SHARE))
+    return foreign.select(np.random.default_rng(seed).permutation(len(foreign))[:count])
+
+
+def _print_run(run: Path, members: list[int], data_dir: Path) -> None:
+    opened = Run.open(run, data_dir)
     levels = opened.recipe.policies["default"]
     if not isinstance(levels, CertifiedPolicy) or levels.members != "confident":
         raise SystemExit(f"error: {run}: its default policy is not certified and confident")
     answers = _answers(opened, max(members))
     labels = opened.problem.calibration.labels
-    print(f"{describe('torch')}\n\n| M, mode | {' | '.join(COLUMNS)} |")
-    print("|---" * (len(COLUMNS) + 1) + "|")
     for size in sorted(members):
         known, trained, familiar, foreign = (answer(size) for answer in answers)
         certificate = certify_policies({"default": levels}, known, labels, opened.recipe.score)
@@ -119,10 +164,9 @@ def _answers(run: Run, size: int) -> tuple[Callable[[int], Answers], ...]:
         return by_first
 
     foreign = run.foreign(run.recipe.data.ood[0])
-    count = round(len(problem.test) * FOREIGN_SHARE / (1 - FOREIGN_SHARE))
-    order = np.random.default_rng(run.recipe.seed).permutation(len(foreign))[:count]
     trained = problem.train.select(np.arange(min(TRAINING_IMAGES, len(problem.train))))
-    sets = (problem.calibration, trained, problem.test, foreign.select(order))
+    share = _share(foreign, len(problem.test), run.recipe.seed)
+    sets = (problem.calibration, trained, problem.test, share)
     return tuple(answer(each) for each in sets)
 
 

@@ -229,7 +229,7 @@ class PredictionSetSpec(SetLevels):
 
 
 def _this_schema(version: object) -> object:
-    if version in (1, 2):
+    if version in (1, 2, 3):
         raise ValueError("made by an older version: calibrate, evaluate and publish its run again")
     return version
 
@@ -237,7 +237,7 @@ def _this_schema(version: object) -> object:
 class Manifest(_Record):
     """`manifest.json`. The sha256 of its bytes is the bundle's digest."""
 
-    schema_version: Annotated[Literal[3], BeforeValidator(_this_schema)] = 3
+    schema_version: Annotated[Literal[4], BeforeValidator(_this_schema)] = 4
     name: Name
     version: Name
     labels: tuple[str, ...] = Field(min_length=2)
