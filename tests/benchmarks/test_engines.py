@@ -47,7 +47,7 @@ def test_each_difference_is_counted_once() -> None:
 
 def test_all_members_are_asked() -> None:
     """The first of two groups is sure, all members are not."""
-    confident = POLICY.model_copy(update={"members": "confident", "settled_at": 0.95})
+    confident = POLICY.model_copy(update={"members": "confident", "settled_at": (0.95,)})
     sure, unsure = of([0.99], [0.0]), of([0.7], [0.0])
     totals = np.stack([sure.totals[:, 0], sure.totals[:, 0] + unsure.totals[:, 0]], axis=1)
     served = replace(sure, totals=np.repeat(sure.totals, 2, axis=1).cumsum(axis=1))

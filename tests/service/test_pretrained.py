@@ -36,7 +36,7 @@ def test_is_a_small_verified_posterior_ensemble(model: Model) -> None:
     manifest, root = model.manifest, bundles.resolve(EMBEDDED_BUNDLE)
     assert manifest.verdict.verified
     assert manifest.posterior.temperature == 1
-    assert (manifest.members.count, manifest.members.group) == (32, 4)
+    assert (manifest.members.count, manifest.members.group) == (32, 2)
     assert len(set(manifest.members.chains)) >= 4
     assert sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) <= MAX_BYTES
 
@@ -73,7 +73,7 @@ def test_accepts_a_digit_and_abstains_on_a_letter(model: Model, settings: Settin
     assert digit["prediction_set"] == ["7"]
     assert letter["decision"] == "abstain"
     assert "ood" in letter["reasons"]
-    assert digit["members_used"] == letter["members_used"] == 4
+    assert digit["members_used"] == letter["members_used"] == 2
     assert answer["members"] == {
         "mode": "confident",
         "available": 32,
@@ -93,8 +93,8 @@ def test_proved_that_few_members_decide_as_all_do(model: Model) -> None:
     assert agreement.bound == pytest.approx(bound)
     assert agreement.bound <= agreement.rate == 0.001
     measured = manifest.results["test"]["policies"]["default"]["members"]
-    assert 4 <= agreement.mean_members < 8
-    assert 4 <= measured < 8
+    assert 2 <= agreement.mean_members < 6
+    assert 2 <= measured < 6
 
 
 def test_every_mode_decides_alike_on_golden_images_and_noise(model: Model) -> None:
@@ -115,8 +115,8 @@ def test_every_mode_decides_alike_on_golden_images_and_noise(model: Model) -> No
         ]
     assert decided["all"] == decided["exact"] == decided["confident"]
     assert set(asked["all"]) == {32}
-    assert set(asked["exact"][: -len(noise)]) <= {4, 24, 28, 32}
-    assert asked["exact"][-len(noise) :] == asked["confident"][-len(noise) :] == [4] * len(noise)
+    assert set(asked["exact"][: -len(noise)]) <= {2, 24, 28, 32}
+    assert asked["exact"][-len(noise) :] == asked["confident"][-len(noise) :] == [2] * len(noise)
     assert sum(asked["confident"]) < sum(asked["exact"]) / 3
 
 

@@ -290,10 +290,14 @@ def test_unknown_name(name: str) -> None:
 def test_policy_has_levels_or_asks_for_them() -> None:
     recipe = load("mnist")
     assert recipe.policies["default"] == CertifiedPolicy(
-        alpha=0.01, target_risk=0.005, confidence=0.999, members="confident", settled_at=0.95
+        alpha=0.01,
+        target_risk=0.005,
+        confidence=0.999,
+        members="confident",
+        settled_at=(0.997, 0.95),
     )
     assert recipe.policies["default"].policy(0.72) == Policy(
-        alpha=0.01, min_probability=0.72, members="confident", settled_at=0.95
+        alpha=0.01, min_probability=0.72, members="confident", settled_at=(0.997, 0.95)
     )
     assert recipe.agreement == Agreement(rate=0.001, confidence=0.99)
     assert recipe.policies["strict"] == Policy(
