@@ -44,8 +44,8 @@ def main(
     manifest, calibration = loaded.manifest, loaded.calibration
     policy = manifest.policies[POLICY]
     score, spec = calibration.detector(policy), manifest.input
-    graph = export.session(loaded.path / bundles.GRAPH, os.cpu_count() or 1)
-    ensemble = partial(export.member_outputs, graph, manifest.members.group)
+    graph, threads = loaded.path / bundles.GRAPH, os.cpu_count() or 1
+    ensemble = export.open_ensemble(graph, manifest.members.group, threads)
     answer = partial(Answers.seen, spec=spec, ensemble=ensemble, detectors=loaded.detectors)
 
     directory = data_directory(data_dir)

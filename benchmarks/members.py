@@ -39,8 +39,7 @@ from training.calibrate import calibrate
 from training.certify import certify_policies
 from training.data import Dataset, data_directory, load
 from training.evaluate import Answers, Decisions, Labels
-from training.export import member_outputs as graph_outputs
-from training.export import session
+from training.export import open_ensemble
 from training.members import select
 from training.metrics import negative_log_likelihood
 from training.recipe import Agreement, CertifiedPolicy
@@ -85,8 +84,7 @@ def main(
 def _print_bundle(bundle: Bundle, data_dir: Path) -> None:
     manifest = bundle.manifest
     policy, count = manifest.policies["default"], manifest.members.count
-    graph = session(bundle.path / bundles.GRAPH)
-    ensemble = partial(graph_outputs, graph, manifest.members.group)
+    ensemble = open_ensemble(bundle.path / bundles.GRAPH, manifest.members.group)
     tested, unfamiliar = (
         load(next(part.name for part in manifest.data if part.role == role), "test", data_dir)
         for role in ("test", "ood")
@@ -99,9 +97,8 @@ def _print_bundle(bundle: Bundle, data_dir: Path) -> None:
         if mode == "confident" and policy.members != mode:
             continue
         figures = _figures(bundle.calibration, policy, mode, tested.labels, familiar, foreign)
-        bound = manifest.agreements["default"].bound if mode == "confident" else 0
-        cells = [f"{policy.min_probability:g}", *figures, f"{100 * bound:.3f}", ""]
-        print(f"| {count}, {mode} | {' | '.join(cells)} |")
+        bound = manifest.agreements["default"].bound if mode == "confident" else 0.0
+        _print_row(count, mode, policy, figures, bound, "")
 
 
 def _share(foreign: Dataset, familiar: int, seed: int) -> Dataset:
@@ -128,11 +125,15 @@ def _print_run(run: Path, members: list[int], data_dir: Path) -> None:
             figures = _figures(
                 calibration, policy, mode, opened.problem.test.labels, familiar, foreign
             )
-            proved = ("0", "0")
-            if mode == "confident":
-                proved = f"{100 * agreement.bound:.3f}", f"{seen}"
-            cells = [f"{policy.min_probability:g}", *figures, *proved]
-            print(f"| {size}, {mode} | {' | '.join(cells)} |")
+            bound, differing = (agreement.bound, seen) if mode == "confident" else (0.0, 0)
+            _print_row(size, mode, policy, figures, bound, f"{differing}")
+
+
+def _print_row(
+    size: int, mode: MembersMode, policy: Policy, figures: list[str], bound: float, differing: str
+) -> None:
+    cells = [f"{policy.min_probability:g}", *figures, f"{100 * bound:.3f}", differing]
+    print(f"| {size}, {mode} | {' | '.join(cells)} |")
 
 
 def _answers(run: Run, size: int) -> tuple[Callable[[int], Answers], ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -111,8 +110,7 @@ def prove_again(
     if not manifest.certificates:
         raise CertifyError(f"{bundle.path}: has no certificate: its recipe asked for none")
     held_out = calibration_images(manifest, data_dir, folder)
-    graph = export.session(bundle.path / GRAPH, threads)
-    ensemble = partial(export.member_outputs, graph, manifest.members.group)
+    ensemble = export.open_ensemble(bundle.path / GRAPH, manifest.members.group, threads)
     answers = Answers.seen(held_out.images, manifest.input, ensemble, bundle.detectors)
     score = manifest.calibration.score
     _check_scores(bundle, score, answers.scores[score])

@@ -16,6 +16,7 @@ import struct
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, initializer_name
 from models.networks import Network
-from models.outputs import Outputs
+from models.outputs import Ensemble, Outputs
 
 TOLERANCE = 1e-4
 
@@ -208,6 +209,11 @@ def member_outputs(
         logits.append(of_all)
         features.append(features_of_all[:, :group].copy())
     return Outputs(np.concatenate(logits), np.concatenate(features))
+
+
+def open_ensemble(graph: Path, group: int, threads: int = 1) -> Ensemble:
+    """The graph at this path, with the features of the first `group` members."""
+    return partial(member_outputs, session(graph, threads), group)
 
 
 @torch.no_grad()

@@ -341,8 +341,7 @@ class Run:
     def _ensemble(self) -> Ensemble:
         """The exported ensemble: prepared images [n, C, H, W] to its outputs."""
         graph = _made_by("export", self.staging / bundles.GRAPH)
-        session = export.session(graph, os.cpu_count() or 1)
-        return partial(export.member_outputs, session, self._members.group)
+        return export.open_ensemble(graph, self._members.group, os.cpu_count() or 1)
 
     @property
     def _fused(self) -> tuple[str, ...]:

@@ -179,6 +179,7 @@ def test_manifest_that_is_no_manifest(bundle: Path, content: bytes, reason: str)
         ({"labels": None}, "^labels: Field required"),
         ({"labels": ["a"]}, "^labels: "),
         ({"schema_version": 1}, "^schema_version: .* made by an older version: calibrate, eval"),
+        ({"schema_version": 2}, "^schema_version: .* made by an older version: calibrate, eval"),
         ({"schema_version": 3}, "^schema_version: .* made by an older version: calibrate, eval"),
         ({"schema_version": 5}, "^schema_version: Input should be 4"),
         ({"name": "../fake"}, "^name: "),
