@@ -60,6 +60,10 @@ class Network:
     `forward(parameters, images)` takes parameters [G, ...] named `<layer>.weight` and
     `<layer>.bias`, and images [B, C, H, W]; it returns logits [B, G, K] and the penultimate
     features [B, G, F].
+
+    `unrolled` is the same function in the operations that onnxruntime is fast at: an activation
+    right after a convolution is done in it, and of a matrix that one product of two dimensions
+    takes, the weights are packed once, where a batched product packs them in every run.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Network:
     num_classes: int
     layers: tuple[Layer, ...]
     forward: Forward
+    unrolled: Forward
 
     @property
     def num_weights(self) -> int:
@@ -154,7 +159,20 @@ def build(
         logits = _affine(parameters, f"dense{len(hidden) + 1}", x)
         return logits.transpose(0, 1), x.transpose(0, 1)
 
-    return Network(name, input_shape, num_classes, tuple(layers), forward)
+    def unrolled(parameters: Parameters, images: Tensor) -> tuple[Tensor, Tensor]:
+        members = next(iter(parameters.values())).shape[0]
+        x = images
+        for index in range(1, len(convolutions) + 1):
+            groups = 1 if index == 1 else members
+            x = F.max_pool2d(activate(_convolve(parameters, f"conv{index}", x, groups)), 2)
+        x = x.flatten(1)
+        each = x.chunk(members, dim=1) if convolutions else (x,) * members
+        for index in range(1, len(hidden) + 1):
+            each = tuple(activate(y) for y in _affine_each(parameters, f"dense{index}", each))
+        logits = _affine_each(parameters, f"dense{len(hidden) + 1}", each)
+        return _side_by_side(logits), _side_by_side(each)
+
+    return Network(name, input_shape, num_classes, tuple(layers), forward, unrolled)
 
 
 def from_manifest(manifest: Manifest) -> Network:
@@ -192,3 +210,17 @@ def _affine(parameters: Parameters, layer: str, x: Tensor) -> Tensor:
     """Affine map of every member: x [G, B, in] to [G, B, out]."""
     weight, bias = parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]
     return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+
+
+def _affine_each(
+    parameters: Parameters, layer: str, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Affine map of every member: of G inputs [B, in] to G of [B, out]."""
+    weight, bias = parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]
+    return tuple(F.linear(x, weight[member], bias[member]) for member, x in enumerate(inputs))
+
+
+def _side_by_side(outputs: tuple[Tensor, ...]) -> Tensor:
+    """Of G members' [B, out], [B, G, out]."""
+    joined: Tensor = torch.cat(outputs, dim=1).unflatten(1, (len(outputs), -1))
+    return joined

@@ -306,7 +306,9 @@ def _diagnose(run: Run) -> Verdict:
 
 
 def _export(run: Run) -> None:
-    console.print(f"ensemble graph: onnxruntime and torch differ by {run.export():.1e} at most")
+    console.print(
+        f"ensemble graph: onnxruntime and double precision differ by {run.export():.1e} at most"
+    )
 
 
 def _calibrate(run: Run) -> None:

@@ -49,6 +49,18 @@ def test_members_together_equal_members_one_by_one(
         assert torch.allclose(alone[1][:, 0], features[:, member], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_unrolled_is_the_same_function(network: Network, members: int) -> None:
+    parameters = network.unflatten(weights(network, members).double())
+    batch = images(network, 4).double()
+    pairs = zip(
+        network.unrolled(parameters, batch), network.forward(parameters, batch), strict=True
+    )
+    for actual, expected in pairs:
+        assert actual.shape == expected.shape
+        assert torch.allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_lenet_equals_torch_modules() -> None:
     network = NETWORKS[0]
     parameters = network.unflatten(weights(network, 1))

@@ -33,11 +33,11 @@ class Exported:
     difference: float
 
     def expected(self, count: int) -> list[NDArray[np.float32]]:
-        """Logits and features of each member by itself, stacked to [count, M, ...]."""
+        """Logits and features of each member by itself, in double precision, [count, M, ...]."""
         members = [
             self.network.forward(self.network.unflatten(torch.from_numpy(one[None])), images)
-            for images in [self.images[:count]]
-            for one in self.positions
+            for images in [self.images[:count].double()]
+            for one in self.positions.astype(np.float64)
         ]
         return [torch.cat(part, dim=1).numpy() for part in zip(*members, strict=True)]
 
