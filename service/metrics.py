@@ -29,7 +29,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 
-MOST_NOTES = 4096
+MOST_NOTES = 256
 NOT_INFERRED: Json = {"predictive_entropy": None, "mutual_information": None}
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
