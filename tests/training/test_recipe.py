@@ -294,12 +294,12 @@ def test_policy_has_levels_or_asks_for_them() -> None:
         target_risk=0.005,
         confidence=0.999,
         members="confident",
-        settled_at=(0.997, 0.95),
+        settled_at=(0.997, 0.9),
     )
     assert recipe.policies["default"].policy(0.72) == Policy(
-        alpha=0.01, min_probability=0.72, members="confident", settled_at=(0.997, 0.95)
+        alpha=0.01, min_probability=0.72, members="confident", settled_at=(0.997, 0.9)
     )
-    assert recipe.agreement == Agreement(rate=0.001, confidence=0.99)
+    assert recipe.agreement == Agreement(rate=0.001, confidence=0.9975)
     assert recipe.policies["strict"] == Policy(
         alpha=0.05, min_probability=0.99, alpha_confidence=0.99
     )
