@@ -73,7 +73,8 @@ def prepare(images: NDArray[np.uint8], spec: InputSpec) -> tuple[Floats, list[tu
     inverted = np.zeros(len(pixels), dtype=bool)
     if spec.polarity == "light-on-dark":
         inverted = _median(_border(pixels).reshape(len(pixels), -1)) > 127.5
-        pixels[inverted] = 255.0 - pixels[inverted]
+        if inverted.any():
+            pixels[inverted] = 255.0 - pixels[inverted]
     pixels, geometry = _letterbox(pixels, spec.height, spec.width)
     applied = [(*steps, *(("invert",) if flag else ()), *geometry) for flag in inverted]
     mean = np.asarray(spec.mean, dtype=np.float32)

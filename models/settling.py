@@ -92,14 +92,19 @@ def settled(
         return np.ones(len(totals), dtype=np.bool_)
     if policy.members == "all":
         return np.zeros(len(totals), dtype=np.bool_)
-    second, first = np.partition(totals, -2, axis=1)[:, -2:].T
     rest, needed = members - seen, policy.min_probability * members
-    leads = first - second > rest + SLACK
+    first = totals.max(axis=1)
+    sure = np.zeros(len(totals), dtype=np.bool_)
+    if policy.settled_at is not None:
+        sure = first / seen >= sure_at(policy, group, seen)
+    if rest >= max(seen, needed):  # whatever these say, the others can still change both
+        return sure
+    leads = first - np.partition(totals, -2, axis=1)[:, -2] > rest + SLACK
     accepted = first >= needed + SLACK
     refused = first + rest < needed - SLACK
-    done: NDArray[np.bool_] = leads & (accepted | refused)
     if policy.settled_at is not None:
-        done |= refused | (first / seen >= sure_at(policy, group, seen))
+        sure |= refused
+    done: NDArray[np.bool_] = sure | (leads & (accepted | refused))
     return done
 
 

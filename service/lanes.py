@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -87,15 +87,15 @@ class Lane(Generic[AnyCase]):
 
     def stage(self, now: float, most: int) -> int:
         """Whose turn it is, if a step has room for `most` images."""
-        lines: list[tuple[int, Iterable[Place[AnyCase]]]] = [
-            (stage, line) for stage, line in self._under_way.items() if line
-        ]
-        if self._new:
-            lines.append((0, chain.from_iterable(self._new.values())))
-        waited = [
-            (sum(now - job.arrived for job, _ in islice(line, most)), stage)
-            for stage, line in lines
-        ]
+        lines = {stage: line[:most] for stage, line in self._under_way.items() if line}
+        new = list(islice(chain.from_iterable(self._new.values()), most))
+        if lines and len(new) < most:
+            return max(lines)
+        if new:
+            lines[0] = new
+        waited = (
+            (sum(now - job.arrived for job, _ in line), stage) for stage, line in lines.items()
+        )
         return max(waited, default=(0.0, 0))[1]
 
     def pop(self, stage: int) -> Place[AnyCase] | None:

@@ -5,10 +5,11 @@ never waits for company. Whoever is settled leaves, the others wait for their ne
 newcomers. The order:
 
 1. foreground before background;
-2. the stage whose images, as many as a step has room for, have waited longest in all since they
-   arrived, and of equals the latest: a step for few costs nearly as much as one for many, so the
-   few that are not settled early wait for company, but not for ever. Of one stage, those that came
-   to it first;
+2. those under way before new images, the latest stage first: an answer that was begun is finished
+   before another is begun. But where new images alone fill a step, there is more to do than can be
+   done soon, and small steps, which cost nearly as much as large ones, would make it more: then it
+   is the stage whose images, as many as a step has room for, have waited longest in all since they
+   arrived, and of equals the latest. Of one stage, those that came to it first;
 3. new images by turns, one of each client a turn (`service.lanes`);
 4. of one client, the earlier deadline first, then the earlier arrival.
 

@@ -78,7 +78,7 @@ def test_accepts_a_digit_and_abstains_on_a_letter(model: Model, settings: Settin
         "mode": "confident",
         "available": 32,
         "differing_rate": 0.001,
-        "confidence": 0.99,
+        "confidence": 0.9975,
     }
     assert answer["certificate"] is not None
 

@@ -168,7 +168,7 @@ async def test_requests_gather_while_the_worker_is_busy() -> None:
         assert scheduler.queued == 0
 
 
-async def test_the_settled_leave_and_those_who_waited_longest_in_all_go_first(
+async def test_where_newcomers_fill_a_step_those_who_waited_longest_in_all_go_first(
     clock: Clock,
 ) -> None:
     """Two that came at 0 have waited 2 s in all at 1, six of 0.5 s have waited 3 s."""
@@ -188,7 +188,20 @@ async def test_the_settled_leave_and_those_who_waited_longest_in_all_go_first(
         await asyncio.gather(first, others)
         new = [4, 5, 6, 7, 8, 9]
         assert engine.steps[:2] == [(0, [1, 2, 3]), (0, new)]
-        assert engine.steps[2:] == [(1, [1, 3, 4, 5, 6, 7]), (1, [8, 9]), (2, [1])]
+        assert engine.steps[2:] == [(1, [1, 3, 4, 5, 6, 7]), (2, [1]), (1, [8, 9])]
+
+
+async def test_those_under_way_go_before_newcomers_that_do_not_fill_a_step(clock: Clock) -> None:
+    """The latest first, though the newcomers have waited longer in all."""
+    async with running(clock, max_batch=4) as (scheduler, engine):
+        tasks = [await asking(scheduler, [Picture(1, 3), Picture(2, 2)])]
+        await engine.busy()
+        tasks.append(await asking(scheduler, pictures(3, 4, 5, needs=2)))
+        clock.now = 9.0
+        engine.release()
+        await asyncio.gather(*tasks)
+        under_way = [(1, [1, 2]), (2, [1])]
+        assert engine.steps == [(0, [1, 2]), *under_way, (0, [3, 4, 5]), (1, [3, 4, 5])]
 
 
 async def test_of_those_who_waited_alike_the_latest_go_first() -> None:
@@ -309,9 +322,7 @@ async def test_background_fills_what_the_foreground_leaves() -> None:
         ]
 
 
-async def test_in_the_background_too_those_who_waited_longest_in_all_go_first(
-    clock: Clock,
-) -> None:
+async def test_in_the_background_too_those_under_way_go_first(clock: Clock) -> None:
     """20 began earlier than the others, as it rode along with the foreground."""
     async with running(clock) as (scheduler, engine):
         tasks = [await under_way((scheduler, engine), 0)]
@@ -327,7 +338,7 @@ async def test_in_the_background_too_those_who_waited_longest_in_all_go_first(
         engine.release()
         await asyncio.gather(*tasks)
         assert engine.steps[1:4] == [(0, [1, 2, 3, 20]), (1, [1, 2, 3, 20]), (0, [4, 21, 22, 23])]
-        assert engine.steps[4:] == [(1, [21, 22, 23]), (2, [20]), (3, [20])]
+        assert engine.steps[4:] == [(2, [20]), (3, [20]), (1, [21, 22, 23])]
 
 
 @pytest.mark.parametrize("size", [1, 10, 1000], ids="requests of {}".format)
