@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from service.errors import GateError, InvalidError, TooLargeError, UnsupportedMediaError
-from service.png import PlainPng, read_plain
+from service.png import PlainPng, read_plain, unpack
 
 # Naming the plugins registers them; Pillow would import all that it has on the first bad file.
 FORMATS = tuple(
@@ -154,7 +154,7 @@ def decode(image: Image.Image | PlainPng, size: tuple[int, int], target: Target)
     drafted, turn = False, None
     try:
         if isinstance(image, PlainPng):
-            unpacked = image.unpack()
+            unpacked = unpack([image])
             if _factor(width, height, target) < 2:
                 return Picture(unpacked, width, height, mode)
             plain = Image.frombytes(mode, size, unpacked.tobytes())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from service.errors import Fault, GateError, InvalidError
 from service.evidence import Floats
 from service.images import Picture, Target, decode, open_image
 from service.pixels import read_pixels
-from service.png import PlainPng
+from service.png import PlainPng, unpack
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ def prepare_opened(
         before_each: called before an image is decoded; what it raises ends the work.
     """
     target = Target(spec.height, spec.width)
+    plain = _plain(images, target)
     done: dict[int, Prepared | GateError] = {}
     alike: defaultdict[tuple[int, ...], list[tuple[int, Picture]]] = defaultdict(list)
     for index, image in enumerate(images):
         before_each()
-        picture = image if isinstance(image, GateError) else _picture(image, target)
+        picture = plain.get(index) or _picture(image, target)
         if isinstance(picture, GateError):
             done[index] = picture
             continue
@@ -129,7 +131,28 @@ def _opened(sent: Sent, max_pixels: int) -> Opened | GateError:
         return error.at(sent.pointer)
 
 
-def _picture(opened: Opened, target: Target) -> Picture | GateError:
+def _plain(images: Sequence[Opened | GateError], target: Target) -> dict[int, Picture]:
+    """The plain PNG files of the input's size, unpacked together, by their places.
+
+    Where one is damaged, those of its mode are missing: each by itself they tell which.
+    """
+    alike: defaultdict[str, dict[int, PlainPng]] = defaultdict(dict)
+    for index, image in enumerate(images):
+        if isinstance(image, GateError) or not isinstance(image.image, PlainPng):
+            continue
+        if image.size == (target.width, target.height):
+            alike[image.image.mode][index] = image.image
+    pictures = {}
+    for mode, files in alike.items():
+        with suppress(ValueError):
+            for index, pixels in zip(files, unpack(list(files.values())), strict=True):
+                pictures[index] = Picture(pixels[None], target.width, target.height, mode)
+    return pictures
+
+
+def _picture(opened: Opened | GateError, target: Target) -> Picture | GateError:
+    if isinstance(opened, GateError):
+        return opened
     try:
         return decode(opened.image, opened.size, target)
     except GateError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,23 +44,29 @@ class PlainPng(NamedTuple):
         """Width and height."""
         return self.width, self.height
 
-    def unpack(self) -> NDArray[np.uint8]:
-        """The pixels, [1, h, w, c].
 
-        Raises:
-            ValueError: they are damaged or cut short.
-        """
-        box, channels = (0, 0, self.width, self.height), len(self.mode)
-        image = _imaging.new(self.mode, self.size)
-        decoder = _imaging.zip_decoder(self.mode, self.mode, 0)
-        decoder.setimage(image, box)
-        more, error = decoder.decode(self.file[_HEAD.size : _HEAD.size - _AROUND])
+def unpack(files: Sequence[PlainPng]) -> NDArray[np.uint8]:
+    """The pixels of n ≥ 1 files of one size and mode, [n, h, w, c].
+
+    They are unpacked into one image, one below the other: what is done once for all is half of what
+    a small image costs.
+
+    Raises:
+        ValueError: those of a file are damaged or cut short.
+    """
+    (width, height), mode = files[0].size, files[0].mode
+    rows = height * len(files)
+    image = _imaging.new(mode, (width, rows))
+    for number, each in enumerate(files):
+        decoder = _imaging.zip_decoder(mode, mode, 0)
+        decoder.setimage(image, (0, height * number, width, height * (number + 1)))
+        more, error = decoder.decode(each.file[_HEAD.size : _HEAD.size - _AROUND])
         if more >= 0 or error:
             raise ValueError("its pixels end early" if more >= 0 else "its pixels are damaged")
-        encoder = _imaging.raw_encoder(self.mode, self.mode)
-        encoder.setimage(image, box)
-        _, _, values = encoder.encode(self.width * self.height * channels)
-        return np.frombuffer(values, np.uint8).reshape(1, self.height, self.width, channels)
+    encoder = _imaging.raw_encoder(mode, mode)
+    encoder.setimage(image, (0, 0, width, rows))
+    _, _, values = encoder.encode(width * rows * len(mode))
+    return np.frombuffer(values, np.uint8).reshape(len(files), height, width, len(mode))
 
 
 def read_plain(file: bytes) -> PlainPng | None:
