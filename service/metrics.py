@@ -7,8 +7,8 @@ or a list is long: one by one the counters would take a tenth of a request's tim
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from prometheus_client import (
@@ -29,8 +29,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 
-MOST_NOTES = 256
-NOT_INFERRED: Json = {"predictive_entropy": None, "mutual_information": None}
+MOST_NOTES = 512
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -40,28 +39,52 @@ class Distribution(Histogram):
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Do what `observe` does for each of the values."""
+        if not values:
+            return
         numbers = np.searchsorted(self._upper_bounds, values)
         self._sum.inc(sum(values))
-        for number, count in Tally(numbers.tolist()).items():
-            self._buckets[number].inc(count)
+        for bucket, count in zip(self._buckets, np.bincount(numbers).tolist(), strict=False):
+            if count:
+                bucket.inc(count)
 
 
-class _Request(NamedTuple):
-    route: str
-    method: str
-    code: int
-    seconds: float
+class _Notes:
+    """What happened since metrics were added up.
 
+    Attributes:
+        requests: seconds of each, by route, method and code.
+        decisions: how many images, by policy, decision and reason.
+        members, predictive_entropy, mutual_information: of each image that was inferred.
+        decode, queue: seconds of each request.
+        steps: images, stage and seconds of each.
+        rejections: how many, by reason.
+        size: how many notes of requests, answers, images and steps.
+    """
 
-class _Answer(NamedTuple):
-    """One image's; the entropies are None if it was not inferred."""
+    __slots__ = (
+        "decisions",
+        "decode",
+        "members",
+        "mutual_information",
+        "predictive_entropy",
+        "queue",
+        "rejections",
+        "requests",
+        "size",
+        "steps",
+    )
 
-    policy: str
-    decision: str
-    reason: str
-    members: int
-    predictive_entropy: float | None
-    mutual_information: float | None
+    def __init__(self) -> None:
+        self.requests: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
+        self.decisions: Tally[tuple[str, str, str]] = Tally()
+        self.members: list[int] = []
+        self.predictive_entropy: list[float] = []
+        self.mutual_information: list[float] = []
+        self.decode: list[float] = []
+        self.queue: list[float] = []
+        self.steps: list[tuple[int, int, float]] = []
+        self.rejections: Tally[str] = Tally()
+        self.size = 0
 
 
 class Metrics:
@@ -70,11 +93,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self._requests: list[_Request] = []
-        self._answers: list[_Answer] = []
-        self._stages: list[tuple[float, float]] = []
-        self._steps: list[tuple[int, int, float]] = []
-        self._rejections: list[str] = []
+        self._notes = _Notes()
         self._served: tuple[str, ...] = ()
         self.requests = Counter(
             "gate_http_requests", "HTTP requests", ("route", "method", "code"), registry=registry
@@ -143,30 +162,23 @@ class Metrics:
 
     def add_up(self) -> None:
         """Bring the metrics up to what was noted."""
-        requests, self._requests = self._requests, []
-        for (route, method, code), count in Tally(each[:3] for each in requests).items():
-            self.requests.labels(route, method, str(code)).inc(count)
-        for route in {each.route for each in requests}:
-            seconds = [each.seconds for each in requests if each.route == route]
+        notes, self._notes = self._notes, _Notes()
+        for (route, method, code), seconds in notes.requests.items():
+            self.requests.labels(route, method, str(code)).inc(len(seconds))
             self.request_seconds.labels(route).observe_all(seconds)
-        answers, self._answers = self._answers, []
-        for labels, count in Tally(each[:3] for each in answers).items():
+        for labels, count in notes.decisions.items():
             self.decisions.labels(*labels).inc(count)
-        inferred = [each for each in answers if each.predictive_entropy is not None]
-        self.members.observe_all([each.members for each in inferred])
-        for metric in ("predictive_entropy", "mutual_information"):
-            getattr(self, metric).observe_all([getattr(each, metric) for each in inferred])
-        rejections, self._rejections = self._rejections, []
-        for reason, count in Tally(rejections).items():
+        self.members.observe_all(notes.members)
+        self.predictive_entropy.observe_all(notes.predictive_entropy)
+        self.mutual_information.observe_all(notes.mutual_information)
+        for reason, count in notes.rejections.items():
             self.rejected.labels(reason).inc(count)
-        stages, self._stages = self._stages, []
-        self.stages.labels("decode").observe_all([decode for decode, _ in stages])
-        self.queue_wait.observe_all([queue for _, queue in stages])
-        steps, self._steps = self._steps, []
-        self.executions.inc(len(steps))
-        self.images.inc(sum(images for images, stage, _ in steps if stage == 0))
-        self.batch_size.observe_all([images for images, _, _ in steps])
-        self.stages.labels("infer").observe_all([seconds for _, _, seconds in steps])
+        self.stages.labels("decode").observe_all(notes.decode)
+        self.queue_wait.observe_all(notes.queue)
+        self.executions.inc(len(notes.steps))
+        self.images.inc(sum(images for images, stage, _ in notes.steps if stage == 0))
+        self.batch_size.observe_all([images for images, _, _ in notes.steps])
+        self.stages.labels("infer").observe_all([seconds for _, _, seconds in notes.steps])
 
     def serve(self, model: Model, queued: Callable[[], int]) -> None:
         """Tell which model is served, and where to read the queue's length."""
@@ -180,37 +192,38 @@ class Metrics:
 
     def count_step(self, images: int, stage: int, seconds: float) -> None:
         """Count one inference step: so many images, shown to the group of members `stage`."""
-        self._steps.append((images, stage, seconds))
-        if len(self._steps) >= MOST_NOTES:
-            self.add_up()
+        self._notes.steps.append((images, stage, seconds))
+        self._noted()
 
     def count_request(self, route: str, method: str, code: int, seconds: float) -> None:
         """Count one HTTP request by its route's template."""
         known = method if method in METHODS else "other"
-        self._requests.append(_Request(route, known, code, seconds))
-        if len(self._requests) >= MOST_NOTES:
-            self.add_up()
+        self._notes.requests[route, known, code].append(seconds)
+        self._noted()
 
     def count_rejection(self, reason: str) -> None:
         """Count one request that was turned away."""
-        self._rejections.append(reason)
+        self._notes.rejections[reason] += 1
 
     def count_answer(
         self, policy: str, results: Iterable[Json], decode: float, queue: float
     ) -> None:
         """Count the decisions of one answer, and the seconds that decoding and waiting took."""
-        self._stages.append((decode, queue))
+        notes = self._notes
+        notes.decode.append(decode)
+        notes.queue.append(queue)
         for result in results:
-            uncertainty = result["uncertainty"] or NOT_INFERRED
-            self._answers.append(
-                _Answer(
-                    policy,
-                    result["decision"],
-                    "+".join(result["reasons"]) or "none",
-                    result["members_used"],
-                    uncertainty["predictive_entropy"],
-                    uncertainty["mutual_information"],
-                )
-            )
-        if len(self._answers) >= MOST_NOTES:
+            reason = "+".join(result["reasons"]) or "none"
+            notes.decisions[policy, result["decision"], reason] += 1
+            if uncertainty := result["uncertainty"]:
+                notes.members.append(result["members_used"])
+                notes.predictive_entropy.append(uncertainty["predictive_entropy"])
+                notes.mutual_information.append(uncertainty["mutual_information"])
+            notes.size += 1
+        self._noted()
+
+    def _noted(self) -> None:
+        """Add up before there are so many notes that it takes long."""
+        self._notes.size += 1
+        if self._notes.size >= MOST_NOTES:
             self.add_up()

@@ -136,7 +136,7 @@ def test_notes_are_added_up_before_there_are_too_many() -> None:
     metrics, count = Metrics(), 2 * MOST_NOTES + 5
     for _ in range(count):
         metrics.count_request("/models", "GET", 200, 0.01)
-        assert len(metrics._requests) < MOST_NOTES
+        assert metrics._notes.size < MOST_NOTES
     labels = {"route": "/models", "method": "GET", "code": "200"}
     assert value(metrics, "gate_http_requests_total", **labels) == 2 * MOST_NOTES
     metrics.add_up()
@@ -144,8 +144,7 @@ def test_notes_are_added_up_before_there_are_too_many() -> None:
 
     for _ in range(count):
         metrics.count_answer("default", [result(0.1), result(None)], 0.01, 0.02)
-        assert len(metrics._answers) < MOST_NOTES
-        assert len(metrics._stages) < MOST_NOTES
+        assert metrics._notes.size < MOST_NOTES
     metrics.add_up()
     assert value(metrics, "gate_predictive_entropy_nats_count") == count
     assert value(metrics, "gate_queue_wait_seconds_count") == count
