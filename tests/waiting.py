@@ -18,7 +18,11 @@ def eventually(claim: Callable[[], object], seconds: float = SECONDS) -> None:
 
 
 async def until(claim: Callable[[], object]) -> None:
-    """Let other tasks run until it holds."""
+    """Let other tasks run until it holds; and other threads, which a loop that never rests starves.
+
+    (Whoever waits for the interpreter's lock asks for it after 5 ms in which no one let it go, and
+    a turn of the loop lets it go for a moment.)
+    """
     async with asyncio.timeout(SECONDS):
         for _ in iter(lambda: bool(claim()), True):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)

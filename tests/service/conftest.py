@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +20,7 @@ from service.app import create_app
 from service.repository import Model, open_model
 from service.settings import Settings
 from tests.service import tiny
+from tests.waiting import until
 
 
 @pytest.fixture(scope="session")
@@ -97,11 +97,7 @@ class Client(httpx.AsyncClient):
 
     async def until_queued(self, images: int) -> None:
         """Let other tasks run until so many images wait."""
-        for _ in range(10_000):
-            if self.app.state.gate.scheduler.queued == images:
-                return
-            await asyncio.sleep(0)
-        pytest.fail(f"never were {images} images waiting")
+        await until(lambda: self.app.state.gate.scheduler.queued == images)
 
 
 @asynccontextmanager

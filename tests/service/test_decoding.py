@@ -18,10 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from models.policy import Policy
 from service import images as pictures
+from service import png
 from service.api.answering import SMALL_PIXELS
 from service.api.body import SMALL_BYTES
 from service.cases import Case, Rule
-from service.intake import Sent, open_sent, prepare_opened
+from service.intake import Prepared, Sent, open_sent, prepare_opened
 from service.offline import answer_files
 from service.runtime import everything
 
@@ -37,12 +38,20 @@ def decoded(monkeypatch):
     """Where images were decoded, one after the other."""
     places = []
 
-    def decode(*arguments):
+    def note(count):
         decoder = threading.current_thread().name.startswith("decode_")
-        places.append(IN_THREADS if decoder else IN_STEPS)
+        places.extend([IN_THREADS if decoder else IN_STEPS] * count)
+
+    def decode(*arguments):
+        note(1)
         return pictures.decode(*arguments)
 
+    def unpack(files):
+        note(len(files))
+        return png.unpack(files)
+
     monkeypatch.setattr("service.intake.decode", decode)
+    monkeypatch.setattr("service.intake.unpack", unpack)
     return places
 
 
@@ -281,6 +290,26 @@ async def test_what_is_tried_alone_is_not_decoded_again(
     }
 
 
+def test_a_damaged_file_does_not_disturb_those_that_are_unpacked_with_it(model, images, encode):
+    noise = np.random.default_rng(5).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    grey, colours = [encode(each) for each in images[:4]], [encode(each) for each in noise]
+    broken = grey[1].replace(b"IDAT\x78", b"IDAT\x00")  # no stream of zlib's, but all else is whole
+    files = [grey[0], broken, colours[0], grey[2], colours[1], colours[2], grey[3]]
+    spec = model.manifest.input
+
+    def prepared(some):
+        return prepare_opened(open_sent([Sent(file, "") for file in some], SMALL_PIXELS), spec)
+
+    together, alone = prepared(files), [prepared([file])[0] for file in files]
+    assert [isinstance(each, Prepared) for each in together] == [True, False, *[True] * 5]
+    for actual, expected in zip(together, alone, strict=True):
+        if isinstance(expected, Prepared):
+            assert actual.tensor.tobytes() == expected.tensor.tobytes()
+            assert actual.info == expected.info
+        else:
+            assert (type(actual), actual.detail) == (type(expected), expected.detail)
+
+
 def test_what_was_decoded_for_a_step_that_failed_is_decoded_again_to_the_same(
     model, corpus, monkeypatch
 ):
@@ -293,7 +322,7 @@ def test_what_was_decoded_for_a_step_that_failed_is_decoded_again_to_the_same(
             raise MemoryError
         return pictures.decode(image, size, target)
 
-    files = [corpus[name][0] for name in ("drafted", "turned", "native")]
+    files = [corpus[name][0] for name in ("drafted", "turned", "palette")]
     spec = model.manifest.input
 
     def opened():

@@ -178,7 +178,7 @@ async def test_what_is_asked_meanwhile_is_done_afterwards(served, monkeypatch):
     ends.release()
     while began.locked():
         await served_by.on_tick(1)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
     ends.release()
     await served_by.on_tick(1)
     await asyncio.sleep(0)
