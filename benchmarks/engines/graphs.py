@@ -54,10 +54,15 @@ def _fold(graph: onnx.ModelProto, target: Path) -> None:
 
 
 def int8_products(graph: Path) -> Path:
-    """The same with its matrix products in int8, activations scaled as they come."""
+    """The same with its matrix products in int8, activations scaled as they come.
+
+    The quantiser turns matrices for it, and must find no notes of the shape they had.
+    """
     target = graph.with_suffix(".int8-products")
+    model = onnx.load(graph)
+    del model.graph.value_info[:]
     with _quiet():
-        quantization.quantize_dynamic(graph, target, op_types_to_quantize=["MatMul"])
+        quantization.quantize_dynamic(model, target, op_types_to_quantize=["MatMul"])
     return target
 
 
