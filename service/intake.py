@@ -93,7 +93,8 @@ def prepare_opened(
     Args:
         images: as `open_sent` gives them.
         spec: the network's input.
-        before_each: called before an image is decoded; what it raises ends the work.
+        before_each: called before each image, but after the plain PNG files of the input's size,
+            which cost little, were unpacked together; what it raises ends the work.
     """
     target = Target(spec.height, spec.width)
     plain = _plain(images, target)
@@ -144,7 +145,7 @@ def _plain(images: Sequence[Opened | GateError], target: Target) -> dict[int, Pi
             alike[image.image.mode][index] = image.image
     pictures = {}
     for mode, files in alike.items():
-        with suppress(ValueError):
+        with suppress(Exception):
             for index, pixels in zip(files, unpack(list(files.values())), strict=True):
                 pictures[index] = Picture(pixels[None], target.width, target.height, mode)
     return pictures

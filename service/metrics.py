@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from prometheus_client import (
@@ -48,6 +49,7 @@ class Distribution(Histogram):
                 bucket.inc(count)
 
 
+@dataclass(slots=True)
 class _Notes:
     """What happened since metrics were added up.
 
@@ -61,30 +63,18 @@ class _Notes:
         size: how many notes of requests, answers, images and steps.
     """
 
-    __slots__ = (
-        "decisions",
-        "decode",
-        "members",
-        "mutual_information",
-        "predictive_entropy",
-        "queue",
-        "rejections",
-        "requests",
-        "size",
-        "steps",
+    requests: defaultdict[tuple[str, str, int], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
     )
-
-    def __init__(self) -> None:
-        self.requests: defaultdict[tuple[str, str, int], list[float]] = defaultdict(list)
-        self.decisions: Tally[tuple[str, str, str]] = Tally()
-        self.members: list[int] = []
-        self.predictive_entropy: list[float] = []
-        self.mutual_information: list[float] = []
-        self.decode: list[float] = []
-        self.queue: list[float] = []
-        self.steps: list[tuple[int, int, float]] = []
-        self.rejections: Tally[str] = Tally()
-        self.size = 0
+    decisions: Tally[tuple[str, str, str]] = field(default_factory=Tally)
+    members: list[int] = field(default_factory=list)
+    predictive_entropy: list[float] = field(default_factory=list)
+    mutual_information: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    queue: list[float] = field(default_factory=list)
+    steps: list[tuple[int, int, float]] = field(default_factory=list)
+    rejections: Tally[str] = field(default_factory=Tally)
+    size: int = 0
 
 
 class Metrics:
