@@ -198,7 +198,7 @@ def test_coverage_at_risk_of_equals_and_of_nothing() -> None:
     assert metrics.coverage_at_risk(probabilities, labels, 0.009) == 0
 
 
-@pytest.mark.skipif("GATE_DATA_DIR" not in os.environ, reason="needs hmc_cifar10 and cifar10")
+@pytest.mark.skipif(not os.environ.get("GATE_DATA_DIR"), reason="needs hmc_cifar10 and cifar10")
 def test_figures_of_the_hmc_reference() -> None:
     """The predictive distribution of Izmailov et al. 2021, and what it is known to score."""
     folder = Path(os.environ["GATE_DATA_DIR"])
