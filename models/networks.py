@@ -140,16 +140,16 @@ def build(
         layers.append(Layer(f"dense{index}", (out, units)))
         units = out
 
-    def forward(parameters: Parameters, images: Tensor) -> tuple[Tensor, Tensor]:
-        members = next(iter(parameters.values())).shape[0]
+    def feature_maps(parameters: Parameters, images: Tensor, pool_first: bool) -> Tensor:
         x = images
         for index in range(1, len(convolutions) + 1):
-            groups = 1 if index == 1 else members
-            x = _convolve(parameters, f"conv{index}", x, groups)
-            if activation in MONOTONE:
-                x = activate(F.max_pool2d(x, 2))
-            else:
-                x = F.max_pool2d(activate(x), 2)
+            x = _convolve(parameters, f"conv{index}", x, 1 if index == 1 else _count(parameters))
+            x = activate(F.max_pool2d(x, 2)) if pool_first else F.max_pool2d(activate(x), 2)
+        return x
+
+    def forward(parameters: Parameters, images: Tensor) -> tuple[Tensor, Tensor]:
+        members = _count(parameters)
+        x = feature_maps(parameters, images, pool_first=activation in MONOTONE)
         if convolutions:
             x = x.flatten(1).unflatten(1, (members, -1)).transpose(0, 1)
         else:
@@ -160,12 +160,8 @@ def build(
         return logits.transpose(0, 1), x.transpose(0, 1)
 
     def unrolled(parameters: Parameters, images: Tensor) -> tuple[Tensor, Tensor]:
-        members = next(iter(parameters.values())).shape[0]
-        x = images
-        for index in range(1, len(convolutions) + 1):
-            groups = 1 if index == 1 else members
-            x = F.max_pool2d(activate(_convolve(parameters, f"conv{index}", x, groups)), 2)
-        x = x.flatten(1)
+        members = _count(parameters)
+        x = feature_maps(parameters, images, pool_first=False).flatten(1)
         each = x.chunk(members, dim=1) if convolutions else (x,) * members
         for index in range(1, len(hidden) + 1):
             each = tuple(activate(y) for y in _affine_each(parameters, f"dense{index}", each))
@@ -191,6 +187,11 @@ def from_manifest(manifest: Manifest) -> Network:
         hidden=spec.hidden,
         activation=spec.activation,
     )
+
+
+def _count(parameters: Parameters) -> int:
+    """G, the members whose parameters these are."""
+    return next(iter(parameters.values())).shape[0]
 
 
 def _convolve(parameters: Parameters, layer: str, x: Tensor, groups: int) -> Tensor:
