@@ -15,6 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -41,11 +42,25 @@ REPEATS = 40
 MOST_PIXELS = 10_000
 
 
-def main(
-    bundle: Annotated[Path, typer.Argument()] = Path("models/pretrained/mnist"),
-    data_dir: Annotated[Path | None, typer.Option()] = None,
-) -> None:
-    """Print one row for each stage, in Markdown."""
+@dataclass(frozen=True)
+class StepTimes:
+    """Of the steps at one stage.
+
+    Attributes:
+        seen: members that its images were shown to before.
+        until: and after it.
+        share: of all images that come to it.
+        seconds: a step takes, for each of `SIZES`.
+    """
+
+    seen: int
+    until: int
+    share: float
+    seconds: tuple[float, ...]
+
+
+def measure(bundle: Path, data_dir: Path | None) -> list[StepTimes]:
+    """The times of every stage, in order."""
     model = open_model(Settings(bundle=bundle, device="cpu", threads=1))
     rule = choose_options(model, "default").rule
     stepper = Stepper(model.bundle, model.runtime)
@@ -63,7 +78,7 @@ def main(
     gc.collect()
     gc.freeze()
 
-    def milliseconds(pool: NDArray[np.int64], stage: int, size: int) -> float:
+    def median(pool: NDArray[np.int64], stage: int, size: int) -> float:
         seconds = []
         for _ in range(REPEATS):
             taken = cases(randomness.choice(pool, size))
@@ -73,17 +88,32 @@ def main(
             began = time.perf_counter()
             stepper.step(taken)
             seconds.append(time.perf_counter() - began)
-        return 1000 * statistics.median(seconds)
+        return statistics.median(seconds)
 
     ends = (0, *stops(rule.policy, model.runtime.group, model.runtime.members))
+    return [
+        StepTimes(
+            seen,
+            until,
+            float((needed > stage).mean()),
+            tuple(median(hard if stage else plain, stage, size) for size in SIZES),
+        )
+        for stage, (seen, until) in enumerate(pairwise(ends))
+    ]
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument()] = Path("models/pretrained/mnist"),
+    data_dir: Annotated[Path | None, typer.Option()] = None,
+) -> None:
+    """Print one row for each stage, in Markdown."""
+    times = measure(bundle, data_dir)
     print(f"{describe('onnxruntime')}\n")
     print(f"| members | share of images (%) | {' | '.join(map(str, SIZES))} |")
     print("|---" * (len(SIZES) + 2) + "|")
-    for stage, (seen, until) in enumerate(pairwise(ends)):
-        pool = hard if stage else plain
-        row = [f"{milliseconds(pool, stage, size):.2f}" for size in SIZES]
-        share = 100 * (needed > stage).mean()
-        print(f"| {seen + 1} to {until} | {share:.1f} | {' | '.join(row)} |")
+    for each in times:
+        row = " | ".join(f"{1000 * seconds:.2f}" for seconds in each.seconds)
+        print(f"| {each.seen + 1} to {each.until} | {100 * each.share:.1f} | {row} |")
 
 
 if __name__ == "__main__":
