@@ -32,18 +32,32 @@ class Prediction:
         predictive_entropy: H[p̄], [B], nats, at most ln K.
         expected_entropy: mean over members of H[p_m], [B], nats.
         mutual_information: their difference, [B], nats, never negative.
-        max_logit: largest mean logit, [B].
-        energy: −ln Σ_k exp(logit_k), mean over members, [B]; low where a member is sure.
-        members: M, the number of members that were averaged.
+        logits: of the members, [M, K, B].
     """
 
     probabilities: Array
     predictive_entropy: Array
     expected_entropy: Array
     mutual_information: Array
-    max_logit: Array
-    energy: Array
-    members: int
+    logits: Array
+
+    @property
+    def members(self) -> int:
+        """M, the number of members that were averaged."""
+        return len(self.logits)
+
+    @property
+    def max_logit(self) -> Array:
+        """The largest mean logit, [B]."""
+        largest: Array = _mean(self.logits).max(axis=0)
+        return largest
+
+    @property
+    def energy(self) -> Array:
+        """−ln Σ_k exp(logit_k), mean over members, [B]; low where a member is sure."""
+        largest = self.logits.max(axis=1)
+        rest = _sum(np.exp(self.logits - largest[:, None]).swapaxes(0, 1))
+        return -_sum(np.log(rest) + largest) / self.members
 
 
 def softmax(logits: NDArray[np.floating]) -> Array:
@@ -70,7 +84,6 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         logits: member logits [B, M, K].
     """
     values = np.ascontiguousarray(logits.transpose(1, 2, 0), dtype=np.float64)  # [M, K, B]
-    members = len(values)
     largest = values.max(axis=1, keepdims=True)
     exponential = np.exp(values - largest)
     normaliser = _sum(exponential.swapaxes(0, 1))[:, None]  # [M, 1, B]
@@ -84,9 +97,7 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         predictive_entropy=total,
         expected_entropy=expected,
         mutual_information=total - expected,
-        max_logit=_mean(values).max(axis=0),
-        energy=-_sum((np.log(normaliser) + largest)[:, 0]) / members,
-        members=members,
+        logits=values,
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.calibration import Calibration
 from models.outputs import Outputs
 from models.policy import Policy
 from models.preprocessing import grey
@@ -92,6 +91,7 @@ class Case:
         return self.evidence
 
 
+_Rules = dict[Rule, list[int]]
 _State = tuple[list[Floats], Array, FirstLook, Evidence | None, Judgement | None]
 
 
@@ -139,28 +139,25 @@ class Stepper:
         self, cases: Sequence[Case], seen: int, until: int, detectors: frozenset[str]
     ) -> list[_State]:
         """The states of images that `seen` members have judged after those up to `until` have."""
-        group = self.runtime.group
+        rules = _by_rule(cases)
         images = np.concatenate([case.tensor for case in cases])
-        steps = range(seen // group, until // group)
-        outputs = [self.runtime.evaluate(step, images) for step in steps]
-        new = outputs[0].logits
-        if len(outputs) > 1:
-            new = np.concatenate([each.logits for each in outputs], axis=1)
+        outputs = self.runtime.evaluate(seen, until, images)
+        new = outputs.logits
         looks = [case.look for case in cases]
         if not seen:
-            looks = self._looks(images, outputs[0], detectors)
+            looks = self._looks(images, outputs, detectors)
         first_only = until == self.bundle.manifest.members.group
         if until == self.runtime.members:
             totals, done = np.zeros((len(cases), 1)), np.ones(len(cases), dtype=np.bool_)
         elif first_only:
             totals = until * np.array([look.probabilities for look in looks])
-            done = self._settled(cases, looks, totals, until)
+            done = self._settled(rules, totals, until) | self._flagged(rules, looks)
         else:
             finite = all_finite(new)
             totals = softmax(zero_unless(finite, new)).sum(axis=1)
             if seen:
                 totals += np.array([case.total for case in cases])
-            done = self._settled(cases, looks, totals, until) | ~finite
+            done = self._settled(rules, totals, until) | ~finite
         logits = [[*case.logits, mine] for case, mine in zip(cases, new, strict=True)]
         chosen = np.flatnonzero(done).tolist()
         evidence: list[Evidence | None] = [None] * len(cases)
@@ -171,7 +168,7 @@ class Stepper:
             end = conclude_first if first_only else conclude
             for index, each in zip(chosen, end(theirs, [looks[i] for i in chosen]), strict=True):
                 evidence[index] = each
-        judgements = self._judged(cases, evidence)
+        judgements = self._judged(rules, evidence)
         return list(zip(logits, totals, looks, evidence, judgements, strict=True))
 
     def _looks(
@@ -182,33 +179,30 @@ class Stepper:
         tests = self.bundle.calibration.tests
         return look(first, pixels, self.bundle.detectors, tests, detectors)
 
-    def _settled(
-        self, cases: Sequence[Case], looks: Sequence[FirstLook], totals: Array, seen: int
-    ) -> NDArray[np.bool_]:
-        """Whether each image is settled, rule by rule."""
-        done = np.zeros(len(cases), dtype=np.bool_)
-        for rule in {case.rule for case in cases}:
-            mine = [index for index, case in enumerate(cases) if case.rule is rule]
-            flagged = _flagged(self.bundle.calibration, rule, [looks[index] for index in mine])
-            done[mine] = flagged | settled(
-                rule.policy, totals[mine], seen, self.runtime.members, self.runtime.group
-            )
+    def _settled(self, rules: _Rules, totals: Array, seen: int) -> NDArray[np.bool_]:
+        """Whether `seen` members settle each image."""
+        done = np.zeros(len(totals), dtype=np.bool_)
+        members, group = self.runtime.members, self.runtime.group
+        for rule, mine in rules.items():
+            done[mine] = settled(rule.policy, totals[mine], seen, members, group)
         return done
 
-    def _judged(
-        self, cases: Sequence[Case], evidence: Sequence[Evidence | None]
-    ) -> list[Judgement | None]:
+    def _flagged(self, rules: _Rules, looks: Sequence[FirstLook]) -> NDArray[np.bool_]:
+        """Whether the first group settles each image: it is flagged, or cannot be judged at all."""
+        flagged = np.array([not each.finite for each in looks])
+        calibration = self.bundle.calibration
+        for rule, mine in rules.items():
+            if rule.level is not None and rule.policy.members != "all":
+                p_values = p_values_of(calibration, rule.policy, [looks[index] for index in mine])
+                flagged[mine] |= p_values <= rule.level
+        return flagged
+
+    def _judged(self, rules: _Rules, evidence: Sequence[Evidence | None]) -> list[Judgement | None]:
         """What the rules make of the images that are settled, where they have a level."""
-        judged: list[Judgement | None] = [None] * len(cases)
-        for rule in {case.rule for case in cases}:
-            if rule.level is None:
-                continue
-            mine = [
-                (index, each)
-                for index, (case, each) in enumerate(zip(cases, evidence, strict=True))
-                if each is not None and case.rule is rule
-            ]
-            if mine:
+        judged: list[Judgement | None] = [None] * len(evidence)
+        for rule, those in rules.items():
+            mine = [(index, each) for index in those if (each := evidence[index]) is not None]
+            if mine and rule.level is not None:
                 numbers, theirs = zip(*mine, strict=True)
                 judgements = judge(self.bundle, rule.policy, rule.level, theirs)
                 for index, judgement in zip(numbers, judgements, strict=True):
@@ -216,9 +210,9 @@ class Stepper:
         return judged
 
 
-def _flagged(calibration: Calibration, rule: Rule, looks: Sequence[FirstLook]) -> NDArray[np.bool_]:
-    """Whether images are settled because they are flagged, or cannot be judged at all."""
-    nothing = np.array([not each.finite for each in looks])
-    if rule.level is None or rule.policy.members == "all":
-        return nothing
-    return nothing | (p_values_of(calibration, rule.policy, looks) <= rule.level)
+def _by_rule(cases: Sequence[Case]) -> _Rules:
+    """Numbers of the images that each rule settles."""
+    numbers: _Rules = {}
+    for index, case in enumerate(cases):
+        numbers.setdefault(case.rule, []).append(index)
+    return numbers

@@ -32,8 +32,8 @@ class Runtime(Protocol):
         name: "onnx" or "torch".
         device: where it computes, "cpu" or the GPU's name.
         members: M.
-        group: members that one step evaluates, a divisor of M; the bundle's groups on a CPU, all on
-            a GPU, which has room for them.
+        group: members that are evaluated together, a divisor of M; the bundle's groups on a CPU,
+            all on a GPU, which has room for them.
     """
 
     @property
@@ -48,19 +48,18 @@ class Runtime(Protocol):
     @property
     def group(self) -> int: ...  # noqa: D102
 
-    def evaluate(self, step: int, images: Floats) -> Outputs:
-        """Outputs of the members of one step, from 0 to M / group − 1, on images [B, C, H, W].
+    def evaluate(self, seen: int, until: int, images: Floats) -> Outputs:
+        """Outputs on images [B, C, H, W] of the members from number `seen` up to before `until`.
 
-        The features of later steps than the first mean nothing. Called by one thread at a time.
+        Both are multiples of `group`. Features are those of the bundle's first group, if it is
+        among them, and mean nothing otherwise. Called by one thread at a time.
         """
         ...
 
 
 def everything(runtime: Runtime, images: Floats) -> Outputs:
     """Outputs of all members on images [B, C, H, W]."""
-    steps = range(runtime.members // runtime.group)
-    outputs = [runtime.evaluate(step, images) for step in steps]
-    return Outputs(np.concatenate([each.logits for each in outputs], axis=1), outputs[0].features)
+    return runtime.evaluate(0, runtime.members, images)
 
 
 def choose(bundle: Bundle, settings: Settings) -> Runtime:

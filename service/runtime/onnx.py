@@ -27,18 +27,20 @@ INPUT = "images"
 OUTPUTS = ["logits", "features"]
 NONE: Mapping[str, Floats] = {}
 
+_UNTOLD = np.zeros((0, 0, 0), dtype=np.float32)
+
 # Images in one run for each thread: more would push what a layer gives the next out of a cache.
 TOGETHER = 16
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Sessions on the bundle's graphs, one for each step.
+    """Sessions on the bundle's graphs, one for each group.
 
     Attributes:
-        sessions: of each step.
+        sessions: of each group.
         weights: of all members, which the sessions look at.
-        looked_at: members of the first step whose features are told.
+        looked_at: first members, whose features are told.
         together: images in one run, at most.
     """
 
@@ -51,21 +53,25 @@ class OnnxRuntime:
     together: int = TOGETHER
     name: str = "onnx"
 
-    def evaluate(self, step: int, images: Floats) -> Outputs:
-        """Outputs of the members of one step on images [B, C, H, W].
+    def evaluate(self, seen: int, until: int, images: Floats) -> Outputs:
+        """Outputs on images [B, C, H, W] of the members from number `seen` up to before `until`.
 
         On a CPU they are the same, to the bit, in whatever batch an image comes.
         """
         count = len(images)
         if count == 1 and self._adds_up_otherwise_alone:
             images = np.repeat(images, 2, axis=0)
-        shown = len(images)
-        runs = math.ceil(shown / self.together)
-        bounds = [shown * run // runs for run in range(runs + 1)]
-        session, names = self.sessions[step], OUTPUTS[:1] if step else OUTPUTS
-        outputs = [session.run(names, {INPUT: images[a:b]}) for a, b in pairwise(bounds)]
-        joined = [np.concatenate(each) for each in zip(*outputs, strict=True)]
-        return Outputs(joined[0][:count], joined[-1][:count, : self.looked_at])
+        runs = math.ceil(len(images) / self.together)
+        bounds = [len(images) * run // runs for run in range(runs + 1)]
+        parts = [images[first:last] for first, last in pairwise(bounds)]
+        logits, features = [], _UNTOLD
+        for session in self.sessions[seen // self.group : until // self.group]:
+            names = OUTPUTS if session is self.sessions[0] else OUTPUTS[:1]
+            outputs = [session.run(names, {INPUT: part}) for part in parts]
+            logits.append(_joined([each[0] for each in outputs], 0))
+            if len(names) > 1:
+                features = _joined([each[1] for each in outputs], 0)
+        return Outputs(_joined(logits, 1)[:count], features[:count, : self.looked_at])
 
     @cached_property
     def _adds_up_otherwise_alone(self) -> bool:
@@ -80,6 +86,11 @@ class OnnxRuntime:
         alone = [session.run(OUTPUTS, {INPUT: images[[index]]}) for index in range(len(images))]
         joined = (np.concatenate(each) for each in zip(*alone, strict=True))
         return not all(map(np.array_equal, joined, together))
+
+
+def _joined(parts: list[Floats], axis: int) -> Floats:
+    """Parts side by side; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
 
 
 def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:

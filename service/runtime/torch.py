@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class TorchRuntime:
     """The network, with the members' weights in groups that are evaluated together.
 
     Attributes:
-        steps: the groups of each step.
-        looked_at: members of the first step whose features are told.
+        steps: the groups that are evaluated together.
+        looked_at: members of the first of them, whose features are told.
     """
 
     network: Network
@@ -38,17 +39,19 @@ class TorchRuntime:
 
     @property
     def group(self) -> int:
-        """Members that one step evaluates."""
+        """Members that are evaluated together."""
         return self.members // len(self.steps)
 
     @torch.inference_mode()
-    def evaluate(self, step: int, images: Floats) -> Outputs:
-        """Outputs of the members of one step on images [B, C, H, W]."""
+    def evaluate(self, seen: int, until: int, images: Floats) -> Outputs:
+        """Outputs on images [B, C, H, W] of the members from number `seen` up to before `until`."""
         batch = torch.from_numpy(images).to(self.target, non_blocking=True)
         # Not contiguous(): with one channel that copies nothing, and pooling takes its slow road.
         batch = batch.clone(memory_format=torch.channels_last)
+        steps = self.steps[seen // self.group : until // self.group]
         logits, features = zip(
-            *(self.network.forward(group, batch) for group in self.steps[step]), strict=True
+            *(self.network.forward(group, batch) for group in chain.from_iterable(steps)),
+            strict=True,
         )
         first = features[0][:, : self.looked_at]
         return Outputs(_array(torch.cat(logits, dim=1)), _array(first))

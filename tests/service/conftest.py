@@ -59,7 +59,7 @@ def model(settings: Settings) -> Model:
 
 @dataclass(frozen=True)
 class FunctionRuntime:
-    """A runtime whose logits [B, M, K] are a function of the images, `group` members a step.
+    """A runtime whose logits [B, M, K] are a function of the images, `group` members at a time.
 
     Its features are the tiny bundle's.
     """
@@ -70,11 +70,8 @@ class FunctionRuntime:
     name: str = "function"
     device: str = "cpu"
 
-    def evaluate(self, step: int, images: np.ndarray) -> Outputs:
-        first = step * self.group
-        return Outputs(
-            self.function(images)[:, first : first + self.group], tiny.features_of(images)
-        )
+    def evaluate(self, seen: int, until: int, images: np.ndarray) -> Outputs:
+        return Outputs(self.function(images)[:, seen:until], tiny.features_of(images))
 
 
 @pytest.fixture

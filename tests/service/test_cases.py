@@ -277,8 +277,8 @@ def test_what_is_not_finite_ends_the_image_and_no_other(stepper, members, member
 @pytest.mark.parametrize("members", LEVELS)
 def test_features_that_are_not_finite_end_the_image(model, members, level):
     class Broken(FunctionRuntime):
-        def evaluate(self, step: int, images: np.ndarray) -> Outputs:
-            outputs = super().evaluate(step, images)
+        def evaluate(self, seen: int, until: int, images: np.ndarray) -> Outputs:
+            outputs = super().evaluate(seen, until, images)
             features = outputs.features.copy()
             features[2 % len(images), 1, 5] = np.nan
             return replace(outputs, features=features)
@@ -303,10 +303,10 @@ def test_a_step_that_raises_changes_no_image(model, failing, fault):
     whole = Stepper(model.bundle, healthy)
 
     class Broken(FunctionRuntime):
-        def evaluate(self, step: int, images: np.ndarray) -> Outputs:
+        def evaluate(self, seen: int, until: int, images: np.ndarray) -> Outputs:
             if fault == "raises":
                 raise RuntimeError("out of memory")
-            outputs = super().evaluate(step, images)
+            outputs = super().evaluate(seen, until, images)
             wrong = {
                 "classes": {"logits": outputs.logits[:, :, :2]},
                 "images": {"logits": outputs.logits[:-1]},

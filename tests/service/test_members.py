@@ -185,7 +185,7 @@ async def test_options_of_one_request_do_not_reach_its_neighbours(
         release.set()
         together = [(await task).json() for task in tasks]
         await first
-        assert sizes[:16] == [*[1] * 5, *[5] * 5, *[1] * 5, 2], "explain is by itself"
+        assert sizes[:4] == [1, 5, 1, 2], "explain is by itself"
         alone = [(await ask(query)).json() for query in QUERIES]
     for one, other in zip(together, alone, strict=True):
         for field in ("results", "policy", "members", "certificate"):

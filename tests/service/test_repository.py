@@ -96,10 +96,10 @@ def test_self_test_catches_another_label(model):
     class Other:
         name, device, members, group = "other", "cpu", tiny.M, tiny.GROUP
 
-        def evaluate(self, step, images):
-            answer = np.zeros((len(images), 2, 3), dtype=np.float32)
+        def evaluate(self, seen, until, images):
+            answer = np.zeros((len(images), until - seen, 3), dtype=np.float32)
             answer[..., 1] = 1e-6
-            return Outputs(answer, model.runtime.evaluate(step, images).features)
+            return Outputs(answer, model.runtime.evaluate(seen, until, images).features)
 
     broken = replace(model, bundle=replace(model.bundle, golden=golden), runtime=Other())
     with pytest.raises(ModelError, match="image 0 has another most probable label"):
