@@ -29,6 +29,8 @@ from models.manifest import Manifest
 MANIFEST = "manifest.json"
 GRAPH = "ensemble.onnx"
 GROUP_GRAPH = "group.onnx"
+BLOCK_GRAPH = "block.onnx"
+BLOCK_GROUPS = 3  # from the first look of a confident policy to the second
 WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"

@@ -2,8 +2,10 @@
 
 `ensemble.onnx` evaluates all members, a group at a time, each group as grouped convolutions and a
 matrix product for each member; `group.onnx` evaluates one group, the first unless a session is
-given the weights of another. Neither holds weights of its own: the initialisers are references into
-`weights.safetensors`, so the bundle has one copy of every weight and the files cannot disagree.
+given the weights of another; `block.onnx` three groups as one, and tells logits alone: a third of
+the nodes, which is less work for a few images. It is not written where there are too few members.
+None holds weights of its own: the initialisers are references into `weights.safetensors`, so the
+bundle has one copy of every weight and the files cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import math
 import os
 import struct
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,11 +33,19 @@ from onnxscript import optimizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, initializer_name
+from models.bundle import (
+    BLOCK_GRAPH,
+    BLOCK_GROUPS,
+    GRAPH,
+    GROUP_GRAPH,
+    WEIGHTS,
+    initializer_name,
+)
 from models.networks import Network
 from models.outputs import Ensemble, Outputs
 
 TOLERANCE = 1e-4
+OUTPUTS = ("logits", "features")
 
 
 class ExportError(Exception):
@@ -43,17 +53,23 @@ class ExportError(Exception):
 
 
 class _Ensemble(nn.Module):
-    """All M members, `group` at a time, as one module with stacked parameters [M, ...]."""
+    """All M members, `group` at a time, as one module with stacked parameters [M, ...].
 
-    def __init__(self, network: Network, positions: Tensor, group: int) -> None:
+    It tells the first of "logits" and "features", as many as there are `outputs`.
+    """
+
+    def __init__(
+        self, network: Network, positions: Tensor, group: int, outputs: Sequence[str]
+    ) -> None:
         super().__init__()
         self.network = network
         self.group = group
+        self.outputs = outputs
         self.stacked = network.unflatten(positions)
         for name, value in self.stacked.items():
             self.register_buffer(initializer_name(name), value)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         members = len(next(iter(self.stacked.values())))
         outputs = [
             self.network.unrolled(
@@ -66,13 +82,13 @@ class _Ensemble(nn.Module):
             for first in range(0, members, self.group)
         ]
         logits, features = zip(*outputs, strict=True)
-        return torch.cat(logits, dim=1), torch.cat(features, dim=1)
+        return (torch.cat(logits, dim=1), torch.cat(features, dim=1))[: len(self.outputs)]
 
 
 def export(
     network: Network, positions: NDArray[np.float32], group: int, folder: Path, images: Tensor
 ) -> float:
-    """Write both graphs and `weights.safetensors` for weight vectors [M, D] into `folder`.
+    """Write the graphs and `weights.safetensors` for weight vectors [M, D] into `folder`.
 
     The graphs are compared with the network in double precision, on prepared images [n, C, H, W] in
     batches of several sizes.
@@ -86,9 +102,17 @@ def export(
     stacked = torch.from_numpy(np.ascontiguousarray(positions))
     parameters = {name: value.contiguous() for name, value in network.unflatten(stacked).items()}
     save_file(parameters, folder / WEIGHTS)
+    block = BLOCK_GROUPS * group
+    ensembles = {
+        GRAPH: _Ensemble(network, stacked, group, OUTPUTS),
+        GROUP_GRAPH: _Ensemble(network, stacked[:group], group, OUTPUTS),
+        BLOCK_GRAPH: _Ensemble(network, stacked[:block], block, OUTPUTS[:1]),
+    }
+    if len(stacked) < group + block:
+        del ensembles[BLOCK_GRAPH]
+        (folder / BLOCK_GRAPH).unlink(missing_ok=True)
     differences = {
-        name: _write(network, part, group, folder / name, images)
-        for name, part in ((GRAPH, stacked), (GROUP_GRAPH, stacked[:group]))
+        name: _write(ensemble, folder / name, images) for name, ensemble in ensembles.items()
     }
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
@@ -101,12 +125,12 @@ def export(
     return max(differences.values())
 
 
-def _write(network: Network, positions: Tensor, group: int, file: Path, images: Tensor) -> float:
-    graph = _trace(_Ensemble(network, positions, group).eval(), images[:3])
+def _write(ensemble: _Ensemble, file: Path, images: Tensor) -> float:
+    graph = _trace(ensemble.eval(), images[:3])
     _refer_to_weights(graph, file.with_name(WEIGHTS))
     onnx.save(graph, file)
     onnx.checker.check_model(str(file))
-    return _largest_difference(network, positions, file, images)
+    return _largest_difference(ensemble, file, images)
 
 
 @contextmanager
@@ -134,7 +158,7 @@ def _trace(ensemble: _Ensemble, example: Tensor) -> onnx.ModelProto:
             optimize=False,
             verbose=False,
             input_names=["images"],
-            output_names=["logits", "features"],
+            output_names=list(ensemble.outputs),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
         assert program is not None
@@ -219,19 +243,16 @@ def open_ensemble(graph: Path, group: int, threads: int = 1) -> Ensemble:
 
 
 @torch.no_grad()
-def _largest_difference(network: Network, positions: Tensor, graph: Path, images: Tensor) -> float:
-    expected, expected_features = network.forward(
-        network.unflatten(positions.double()), images.double()
-    )
+def _largest_difference(ensemble: _Ensemble, graph: Path, images: Tensor) -> float:
+    doubled = {name: value.double() for name, value in ensemble.stacked.items()}
+    expected = ensemble.network.forward(doubled, images.double())
     engine = session(graph)
     difference = 0.0
     for batch_size in (1, 7, 32, len(images)):
         array = images[:batch_size].contiguous().numpy()
-        logits, features = engine.run(["logits", "features"], {"images": array})
-        for actual, target in (
-            (logits, expected[:batch_size]),
-            (features, expected_features[:batch_size]),
-        ):
+        outputs = engine.run(ensemble.outputs, {"images": array})
+        for actual, target in zip(outputs, expected, strict=False):
             # np.maximum, unlike max, keeps what is not a number.
-            difference = float(np.maximum(difference, np.abs(actual - target.numpy()).max()))
+            error = np.abs(actual - target[:batch_size].numpy()).max()
+            difference = float(np.maximum(difference, error))
     return difference

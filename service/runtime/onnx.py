@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,15 @@ import onnxruntime as ort
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS, Bundle, initializer_name
+from models.bundle import (
+    BLOCK_GRAPH,
+    BLOCK_GROUPS,
+    GRAPH,
+    GROUP_GRAPH,
+    WEIGHTS,
+    Bundle,
+    initializer_name,
+)
 from models.outputs import Outputs
 from service.errors import EngineError
 from service.runtime import Floats
@@ -32,15 +40,22 @@ _UNTOLD = np.zeros((0, 0, 0), dtype=np.float32)
 # Images in one run for each thread: more would push what a layer gives the next out of a cache.
 TOGETHER = 16
 
+# Images for which a block of groups is quicker than the groups, one after the other.
+FEW = 8
+
+# Of a block's weights: above that, what a block saves is lost in what its members take.
+SMALL_BYTES = 8 << 20
+
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Sessions on the bundle's graphs, one for each group.
+    """Sessions on the bundle's graphs: of each group, and of each block of groups after the first.
 
     Attributes:
         sessions: of each group.
         weights: of all members, which the sessions look at.
         looked_at: first members, whose features are told.
+        blocks: by the number of the first member; they say the same, to the bit, as their groups.
         together: images in one run, at most.
     """
 
@@ -50,6 +65,7 @@ class OnnxRuntime:
     device: str
     members: int
     group: int
+    blocks: Mapping[int, Any] = field(default_factory=dict)
     together: int = TOGETHER
     name: str = "onnx"
 
@@ -64,14 +80,22 @@ class OnnxRuntime:
         runs = math.ceil(len(images) / self.together)
         bounds = [len(images) * run // runs for run in range(runs + 1)]
         parts = [images[first:last] for first, last in pairwise(bounds)]
-        logits, features = [], _UNTOLD
-        for session in self.sessions[seen // self.group : until // self.group]:
+        features, logits = _UNTOLD, []
+        for session in self._asked(seen, until, few=len(images) <= FEW):
             names = OUTPUTS if session is self.sessions[0] else OUTPUTS[:1]
             outputs = [session.run(names, {INPUT: part}) for part in parts]
             logits.append(_joined([each[0] for each in outputs], 0))
             if len(names) > 1:
                 features = _joined([each[1] for each in outputs], 0)
         return Outputs(_joined(logits, 1)[:count], features[:count, : self.looked_at])
+
+    def _asked(self, seen: int, until: int, few: bool) -> Iterator[Any]:
+        """The sessions of these members, in their order."""
+        block = BLOCK_GROUPS * self.group
+        while seen < until:
+            whole = self.blocks.get(seen) if few and seen + block <= until else None
+            yield whole or self.sessions[seen // self.group]
+            seen += block if whole else self.group
 
     @cached_property
     def _adds_up_otherwise_alone(self) -> bool:
@@ -117,15 +141,42 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:
             for first in range(0, members.count, members.group)
         ]
     _check_interface(sessions[0], file)
-    return OnnxRuntime(
-        tuple(sessions),
-        weights,
-        members.group,
-        device,
-        members.count,
-        members.count // len(sessions),
-        TOGETHER * threads if device == "cpu" else sys.maxsize,
+    return _with_blocks(
+        OnnxRuntime(
+            tuple(sessions),
+            weights,
+            members.group,
+            device,
+            members.count,
+            members.count // len(sessions),
+            together=TOGETHER * threads if device == "cpu" else sys.maxsize,
+        ),
+        bundle.path / BLOCK_GRAPH,
+        threads,
     )
+
+
+def _with_blocks(runtime: OnnxRuntime, graph: Path, threads: int) -> OnnxRuntime:
+    """The same with blocks, if there is a graph of them, they are small, and they say the same."""
+    block = BLOCK_GROUPS * runtime.group
+    size = sum(values[:block].nbytes for values in runtime.weights.values())
+    if not graph.exists() or not runtime.weights or size > SMALL_BYTES:
+        return runtime
+    starts = range(runtime.group, runtime.members - block + 1, block)
+    quicker = replace(
+        runtime,
+        blocks={
+            first: _session(graph, _options(threads, runtime.weights, first, block), [CPU])
+            for first in starts
+        },
+    )
+    shape = (FEW, *runtime.sessions[0].get_inputs()[0].shape[1:])
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for count in (1, 2, FEW):
+        logits = quicker.evaluate(0, runtime.members, images[:count]).logits
+        if not np.array_equal(logits, runtime.evaluate(0, runtime.members, images[:count]).logits):
+            return runtime
+    return quicker
 
 
 def _options(

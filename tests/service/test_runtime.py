@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx as onnx_format
 import pytest
 
 from models import bundle as bundles
@@ -95,6 +96,43 @@ def test_an_image_gets_the_same_to_the_bit_in_any_batch(embedded, threads):
         assert np.concatenate([each.features for each in parts]).tobytes() == (
             together.features.tobytes()
         )
+
+
+def test_blocks_are_asked_for_few_images_and_groups_for_many(embedded):
+    """Every member once, in order, whatever the span."""
+    engine = onnx.open_runtime(embedded, "cpu", 1)
+    assert list(engine.blocks) == [2, 8, 14, 20, 26]
+    groups, blocks = engine.sessions, engine.blocks
+    assert list(engine._asked(0, 32, few=False)) == list(groups)
+    assert list(engine._asked(0, 32, few=True)) == [groups[0], *blocks.values()]
+    assert list(engine._asked(2, 8, few=True)) == [blocks[2]]
+    assert list(engine._asked(2, 20, few=True)) == [blocks[2], blocks[8], blocks[14]]
+    assert list(engine._asked(20, 24, few=True)) == [groups[10], groups[11]]
+    assert list(engine._asked(24, 32, few=True)) == [groups[12], blocks[26]]
+
+
+@pytest.mark.parametrize("reason", ["other bits", "large", "none"])
+def test_blocks_are_left_alone_where_they_do_not_serve(embedded, tmp_path, monkeypatch, reason):
+    changed = replace(embedded, path=tmp_path)
+    for file in (bundles.WEIGHTS, bundles.GROUP_GRAPH, bundles.BLOCK_GRAPH):
+        shutil.copy(embedded.path / file, tmp_path)
+    graph = onnx_format.load(tmp_path / bundles.BLOCK_GRAPH, load_external_data=False)
+    match reason:
+        case "other bits":
+            (last,) = (node for node in graph.graph.node if list(node.output) == ["logits"])
+            last.output[0] = "almost"
+            factor = onnx_format.numpy_helper.from_array(np.float32(1 + 2e-7), "factor")
+            graph.graph.initializer.append(factor)
+            node = onnx_format.helper.make_node("Mul", ["almost", "factor"], ["logits"])
+            graph.graph.node.append(node)
+            onnx_format.save(graph, tmp_path / bundles.BLOCK_GRAPH)
+        case "large":
+            monkeypatch.setattr(onnx, "SMALL_BYTES", 1_000_000)
+        case "none":
+            (tmp_path / bundles.BLOCK_GRAPH).unlink()
+    engine = onnx.open_runtime(changed, "cpu", 1)
+    assert not engine.blocks
+    assert difference(everything(engine, golden(embedded)), embedded.golden) < 1e-5
 
 
 @needs_torch

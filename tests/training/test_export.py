@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from models.bundle import GRAPH, GROUP_GRAPH, WEIGHTS
+from models.bundle import BLOCK_GRAPH, GRAPH, GROUP_GRAPH, WEIGHTS
 from models.networks import Network, build
 from training.export import ExportError, export, member_outputs, session
 
-MEMBERS, GROUP = 6, 2
+MEMBERS, GROUP, BLOCK = 8, 2, 6
 NETWORKS = {
     "lenet": build("lenet", (1, 12, 10), 3, channels=(2, 3), kernel=3, hidden=(7,)),
     "mlp": build("mlp", (3, 4, 5), 4, hidden=(6, 5), activation="tanh"),
@@ -65,6 +65,17 @@ def run(engine: onnxruntime.InferenceSession, images: torch.Tensor) -> list[NDAr
     return [logits, features]
 
 
+def with_weights(folder: Path, graph: str, first: int, count: int) -> onnxruntime.InferenceSession:
+    """The graph as it stands, or with the weights of members from another than the first on."""
+    options = onnxruntime.SessionOptions()
+    if first:
+        weights = load_file(folder / WEIGHTS)
+        parts = [np.ascontiguousarray(each[first : first + count]) for each in weights.values()]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(part) for part in parts]
+        options.add_external_initializers([name.replace(".", "_") for name in weights], values)
+    return onnxruntime.InferenceSession(folder / graph, options)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 32])
 def test_graph_answers_as_each_member_does_by_itself(exported: Exported, count: int) -> None:
     classes, features = exported.network.num_classes, exported.network.layers[-1].weight_shape[1]
@@ -76,16 +87,28 @@ def test_graph_answers_as_each_member_does_by_itself(exported: Exported, count: 
             assert actual == pytest.approx(expected[:, :members], abs=2e-6)
 
 
+@pytest.mark.parametrize("first", [0, GROUP])
+def test_graph_of_a_block_tells_the_logits_of_three_groups(exported: Exported, first: int) -> None:
+    """Of the first as it stands; of later ones in a session that is given their weights."""
+    block = with_weights(exported.folder, BLOCK_GRAPH, first, BLOCK)
+    assert [output.name for output in block.get_outputs()] == ["logits"]
+    for count in (1, 3, 32):
+        (actual,) = block.run(["logits"], {"images": exported.images[:count].numpy()})
+        expected, _ = exported.expected(count)
+        assert actual == pytest.approx(expected[:, first : first + BLOCK], abs=2e-6)
+
+
+def test_too_few_members_have_no_block(tmp_path: Path) -> None:
+    network = NETWORKS["mlp"]
+    (tmp_path / BLOCK_GRAPH).write_bytes(b"of an older export")
+    export(network, positions_for(network)[:BLOCK], GROUP, tmp_path, images_for(network))
+    assert not (tmp_path / BLOCK_GRAPH).exists()
+
+
 @pytest.mark.parametrize("first", range(0, MEMBERS, GROUP))
 def test_graph_of_one_group_is_any_group_of_the_ensemble(exported: Exported, first: int) -> None:
     """The first as it stands; another in a session that is given its weights."""
-    options = onnxruntime.SessionOptions()
-    if first:
-        weights = load_file(exported.folder / WEIGHTS)
-        parts = [np.ascontiguousarray(each[first : first + GROUP]) for each in weights.values()]
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(part) for part in parts]
-        options.add_external_initializers([name.replace(".", "_") for name in weights], values)
-    one = onnxruntime.InferenceSession(exported.folder / GROUP_GRAPH, options)
+    one = with_weights(exported.folder, GROUP_GRAPH, first, GROUP)
     everyone = run(session(exported.folder / GRAPH), exported.images)
     for actual, expected in zip(run(one, exported.images), everyone, strict=True):
         assert actual == pytest.approx(expected[:, first : first + GROUP], abs=2e-6)
