@@ -105,7 +105,8 @@ class Stepper:
     def step(self, cases: Sequence[Case]) -> None:
         """Show images that have had as many steps to their next members; all advance, or none."""
         stage = cases[0].stage
-        self._prepare(cases)
+        if not stage:
+            self._prepare(cases)
         images = [case for case in cases if isinstance(case.image, Prepared)]
         spans = {rule: self._span(rule, stage) for rule in {case.rule for case in images}}
         parts: dict[tuple[int, int, frozenset[str]], list[Case]] = {}
