@@ -32,7 +32,7 @@ from benchmarks.serving.peers.install import OURS, PEERS, install
 from benchmarks.serving.processes import adopt_orphans
 from benchmarks.serving.servers import QUIET, Server, ServerError, answer, limits, ours, running
 from benchmarks.serving.tables import tables
-from benchmarks.serving.turns import at_the_peers_load, in_turns
+from benchmarks.serving.turns import at_own_load, at_the_peers_load, in_turns
 from models import bundle as bundles
 from training.data import DataError, data_directory
 from training.figures import save
@@ -132,6 +132,7 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
     best = _best_peer(servers, tried)
     turns = in_turns(bench, [*own, *best, *ceilings], options.turns)
     loaded = [at_the_peers_load(bench, own[0], each, options.turns) for each in best]
+    own_load = at_own_load(bench, own[0], options.turns)
     figures = rounds(bench, options.rounds, servers, ceilings, set(names))
     return {
         "machine": describe("onnxruntime", "uvicorn", "fastapi"),
@@ -150,6 +151,7 @@ def measure(options: Options, scratch: Path) -> dict[str, Any]:
         "inference": inference,
         "turns": turns,
         "loaded": loaded,
+        "own_load": own_load,
         **figures,
     }
 

@@ -41,7 +41,7 @@ def tables(report: Figures) -> str:
         f"{options['client_cpus']}, {options['seconds']} s a measurement, rounds: "
         f"{options['rounds']}. Median, and the range over rounds.",
         "## In ratios",
-        "Throughput, and the load of the best peer: median and quartiles of turns. The rest: "
+        "Throughput, and both loads: median and quartiles of turns. The rest: "
         "median (least–largest) of rounds, each ratio within a round.",
         _ratios(report),
         "## Side by side",
@@ -51,6 +51,9 @@ def tables(report: Figures) -> str:
         _side_by_side(report),
         f"Open loop at {FIXED_SHARE:.0%} of that peer's capacity, which is measured in each turn.",
         *map(_at_the_peers_load, report["loaded"]),
+        f"Open loop at {FIXED_SHARE:.0%} of the service's own capacity, measured in each turn, as "
+        f"its median is when asked {IDLE_RATE:g} times a second.",
+        _at_own_load(report["own_load"]),
         "## Capacity",
         "Closed loop, answers a second by connections. Memory is the sum over a server's "
         "processes of what is resident: pages that they share count once for each. The service "
@@ -143,14 +146,16 @@ def _ratios(report: Figures) -> str:
             rows.append(["p99 at the load of the best peer, beside its", quartiled(beside, 2)])
     closed, opened = report["closed"].get(ours, []), report["open"].get(ours, [])
     busy, alone = f"{FIXED_SHARE:.0%}", str(CONNECTIONS[0])
-    p99 = _of(opened, busy, "p99_ms")
-    for words, idle in (
-        (f"asked {IDLE_RATE:g} times a second", _of(opened, "idle", "p50_ms")),
-        ("asked again at once", _of(closed, "connections", alone, "p50_ms")),
-    ):
-        pairs = zip(p99, idle, strict=False)
-        shares = [under_way / ms for under_way, ms in pairs if under_way and ms]
-        rows.append([f"p99 at {busy} of its capacity, in p50 when {words}", spread(shares, 1)])
+    if turns_at_own := report["own_load"]:
+        row = f"p99 at {busy} of its capacity, in p50 when asked {IDLE_RATE:g} times a second"
+        rows.append([row, quartiled(_p99_in_idle(turns_at_own), 1)])
+    pairs = zip(
+        _of(opened, busy, "p99_ms"), _of(closed, "connections", alone, "p50_ms"), strict=False
+    )
+    shares = [under_way / ms for under_way, ms in pairs if under_way and ms]
+    rows.append(
+        [f"p99 at {busy} of its capacity, in p50 when asked again at once", spread(shares, 1)]
+    )
     for name, found in report["open"].items():
         if name == ours or name in turns:
             column = OVERLOAD_COLUMNS["goodput (%)"](found)
@@ -175,6 +180,22 @@ def _at_the_peers_load(found: Mapping[str, Sequence[Figures]]) -> str:
         rate = quartiled([each["offered"] for each in turns])
         rows.append([name, rate, *figures, ratio])
     return table(["server", "requests/s", "p50 (ms)", "p99 (ms)", "p99 of ours / its"], rows)
+
+
+def _p99_in_idle(found: Sequence[Figures]) -> list[float]:
+    """p99 in units of the median when idle, turn by turn."""
+    return [each["p99_ms"] / each["idle_p50_ms"] for each in found]
+
+
+def _at_own_load(found: Sequence[Figures]) -> str:
+    if not found:
+        return NONE
+    figures = [
+        quartiled([each[key] for each in found], decimals)
+        for key, decimals in (("offered", 0), ("idle_p50_ms", 1), ("p50_ms", 1), ("p99_ms", 1))
+    ]
+    header = ["requests/s", "idle p50 (ms)", "p50 (ms)", "p99 (ms)", "p99 / idle p50"]
+    return table(header, [[*figures, quartiled(_p99_in_idle(found), 1)]])
 
 
 def _capacity(report: Figures) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.serving import closed, traffic
-from benchmarks.serving.measure import FIXED_SHARE, Bench, Figures, at_load
+from benchmarks.serving.measure import FIXED_SHARE, IDLE_RATE, Bench, Figures, at_load
 from benchmarks.serving.servers import Server, ServerError, running
 
 CONNECTIONS = (64, 128)
@@ -78,6 +78,30 @@ def at_the_peers_load(
                     found[name].append(figures)
     except ServerError as error:
         bench.failures[peer.name] = str(error)
+        bench.say(str(error))
+    return found
+
+
+def at_own_load(bench: Bench, server: Server, count: int) -> list[Figures]:
+    """Open loop at 80 % of the server's own capacity of the same turn, and its median when idle.
+
+    Nothing, and a failure, if it does not start.
+    """
+    found: list[Figures] = []
+    requests = traffic.single(server.path, bench.pngs)
+    file = traffic.save(requests, bench.scratch / "requests-at-own-load")
+    try:
+        with running(server, bench.cpus, requests[0]) as process:
+            closed.drive(process, file, CONNECTIONS[-1], SECONDS)
+            for turn in range(count):
+                bench.say(f"at its own load, turn {turn + 1} of {count}")
+                rates = [closed.drive(process, file, each, SECONDS) for each in CONNECTIONS]
+                capacity = max(rate["throughput"] for rate in rates)
+                idle = at_load(bench, process, requests, IDLE_RATE)
+                busy = at_load(bench, process, requests, FIXED_SHARE * capacity)
+                found.append({**busy, "idle_p50_ms": idle["p50_ms"]})
+    except ServerError as error:
+        bench.failures[server.name] = str(error)
         bench.say(str(error))
     return found
 

@@ -66,6 +66,11 @@ def canned() -> dict[str, Any]:
                 "mosec": [{**load(900), "p99_ms": 40.0}, {**load(1000), "p99_ms": 30.0}],
             }
         ],
+        "own_load": [
+            {**load(2000), "idle_p50_ms": 2.0},
+            {**load(2100), "idle_p50_ms": 2.5},
+            {**load(2200), "idle_p50_ms": 5.0},
+        ],
         "growth": [{"connections": {"1": part}, "images": {"8": part}}],
     }
 
@@ -78,7 +83,7 @@ def test_tables_of_a_canned_report() -> None:
         "| throughput of langevin gate, beside mosec | 2.50 (2.25–2.75) |",
         "| throughput of langevin gate, beside uvicorn: hello | 0.27 (0.24–0.30) |",
         "| p99 at the load of the best peer, beside its | 0.29 (0.27–0.31) |",
-        "| p99 at 80% of its capacity, in p50 when asked 20 times a second | 2.0 |",
+        "| p99 at 80% of its capacity, in p50 when asked 20 times a second | 4.0 (3.0–4.5) |",
         "| p99 at 80% of its capacity, in p50 when asked again at once | 2.5 |",
         "| goodput of mosec under overload (%) | 97 |",
         "| p99 of a refusal (ms) | 7.0 |",
@@ -87,6 +92,7 @@ def test_tables_of_a_canned_report() -> None:
         "| mosec | 128 | 1000 (900–1100) | 2.50 (2.25–2.75) |",
         "| langevin gate | 950 (925–975) | 5.0 (5.0–5.0) | 10.0 (10.0–10.0) | 1.00 (1.00–1.00) |",
         "| mosec | 950 (925–975) | 5.0 (5.0–5.0) | 35.0 (32.5–37.5) | 0.29 (0.27–0.31) |",
+        "| 2100 (2050–2150) | 2.5 (2.2–3.8) | 5.0 (5.0–5.0) | 10.0 (10.0–10.0) | 4.0 (3.0–4.5) |",
         "| onnxruntime alone, batches of 32 (images) | 1150 (1100–1200) |",
         "| uvicorn: hello (requests) | 9050 (9000–9100) |",
         "| mosec" + 4 * " | 4.0 / 8.0 / 12.0" + " |",
@@ -106,7 +112,7 @@ def test_tables_without_what_did_not_run() -> None:
     for found in report["open"].values():
         for opened in found:
             del opened["fixed"]
-    text = tables({**report, "loaded": [], "growth": [], "failures": {}})
+    text = tables({**report, "loaded": [], "own_load": [], "growth": [], "failures": {}})
     assert "| mosec | – | – / – / – | – | – |" in text
     assert "The service did not get this far." in text
     assert "## Failures" not in text
