@@ -135,6 +135,16 @@ def test_blocks_are_left_alone_where_they_do_not_serve(embedded, tmp_path, monke
     assert difference(everything(engine, golden(embedded)), embedded.golden) < 1e-5
 
 
+def test_a_block_that_tells_no_logits_is_named(embedded, tmp_path):
+    for file in (bundles.WEIGHTS, bundles.GROUP_GRAPH, bundles.BLOCK_GRAPH):
+        shutil.copy(embedded.path / file, tmp_path)
+    graph = onnx_format.load(tmp_path / bundles.BLOCK_GRAPH, load_external_data=False)
+    graph.graph.output[0].name = graph.graph.node[-1].output[0] = "answers"
+    onnx_format.save(graph, tmp_path / bundles.BLOCK_GRAPH)
+    with pytest.raises(EngineError, match=r"block\.onnx: onnxruntime fails on it: .*logits"):
+        onnx.open_runtime(replace(embedded, path=tmp_path), "cpu", 1)
+
+
 @needs_torch
 @pytest.mark.parametrize("path", [None, EMBEDDED_BUNDLE], ids=["tiny", "embedded"])
 def test_torch_and_onnx_agree(bundle, path):
