@@ -35,6 +35,7 @@ WEIGHTS = "weights.safetensors"
 CALIBRATION = "calibration.npz"
 GOLDEN = "golden.npz"
 CLASSES = "classes"
+OUTPUTS = ("logits", "features")  # of the graphs; a block tells the first alone
 REQUIRED = (GRAPH, GROUP_GRAPH, WEIGHTS, CALIBRATION, GOLDEN)
 
 

@@ -32,32 +32,28 @@ class Prediction:
         predictive_entropy: H[p̄], [B], nats, at most ln K.
         expected_entropy: mean over members of H[p_m], [B], nats.
         mutual_information: their difference, [B], nats, never negative.
-        logits: of the members, [M, K, B].
+        max_logit: largest mean logit, [B].
+        largest: logit of each member, [M, B].
+        normaliser: Σ_k exp(logit_k − largest) of each member, [M, B].
     """
 
     probabilities: Array
     predictive_entropy: Array
     expected_entropy: Array
     mutual_information: Array
-    logits: Array
+    max_logit: Array
+    largest: Array
+    normaliser: Array
 
     @property
     def members(self) -> int:
         """M, the number of members that were averaged."""
-        return len(self.logits)
-
-    @property
-    def max_logit(self) -> Array:
-        """The largest mean logit, [B]."""
-        largest: Array = _mean(self.logits).max(axis=0)
-        return largest
+        return len(self.normaliser)
 
     @property
     def energy(self) -> Array:
         """−ln Σ_k exp(logit_k), mean over members, [B]; low where a member is sure."""
-        largest = self.logits.max(axis=1)
-        rest = _sum(np.exp(self.logits - largest[:, None]).swapaxes(0, 1))
-        return -_sum(np.log(rest) + largest) / self.members
+        return -_sum(np.log(self.normaliser) + self.largest) / self.members
 
 
 def softmax(logits: NDArray[np.floating]) -> Array:
@@ -84,10 +80,10 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         logits: member logits [B, M, K].
     """
     values = np.ascontiguousarray(logits.transpose(1, 2, 0), dtype=np.float64)  # [M, K, B]
-    largest = values.max(axis=1, keepdims=True)
-    exponential = np.exp(values - largest)
-    normaliser = _sum(exponential.swapaxes(0, 1))[:, None]  # [M, 1, B]
-    each = exponential / normaliser
+    largest = values.max(axis=1)
+    exponential = np.exp(values - largest[:, None])
+    normaliser = _sum(exponential.swapaxes(0, 1))
+    each = exponential / normaliser[:, None]
     probabilities = _mean(each)  # [K, B]
     total = np.maximum(-_sum(probabilities * _logarithm(probabilities)), 0.0)
     expected = np.maximum(-_sum(_mean(each * _logarithm(each))), 0.0)
@@ -97,7 +93,9 @@ def summarise(logits: NDArray[np.floating]) -> Prediction:
         predictive_entropy=total,
         expected_entropy=expected,
         mutual_information=total - expected,
-        logits=values,
+        max_logit=_mean(values).max(axis=0),
+        largest=largest,
+        normaliser=normaliser,
     )
 
 

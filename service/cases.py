@@ -156,8 +156,7 @@ class Stepper:
         else:
             finite = all_finite(new)
             totals = softmax(zero_unless(finite, new)).sum(axis=1)
-            if seen:
-                totals += np.array([case.total for case in cases])
+            totals += np.array([case.total for case in cases])
             done = self._settled(rules, totals, until) | ~finite
         logits = [[*case.logits, mine] for case, mine in zip(cases, new, strict=True)]
         chosen = np.flatnonzero(done).tolist()

@@ -38,6 +38,7 @@ from models.bundle import (
     BLOCK_GROUPS,
     GRAPH,
     GROUP_GRAPH,
+    OUTPUTS,
     WEIGHTS,
     initializer_name,
 )
@@ -45,7 +46,6 @@ from models.networks import Network
 from models.outputs import Ensemble, Outputs
 
 TOLERANCE = 1e-4
-OUTPUTS = ("logits", "features")
 
 
 class ExportError(Exception):
@@ -106,10 +106,10 @@ def export(
     ensembles = {
         GRAPH: _Ensemble(network, stacked, group, OUTPUTS),
         GROUP_GRAPH: _Ensemble(network, stacked[:group], group, OUTPUTS),
-        BLOCK_GRAPH: _Ensemble(network, stacked[:block], block, OUTPUTS[:1]),
     }
-    if len(stacked) < group + block:
-        del ensembles[BLOCK_GRAPH]
+    if len(stacked) >= group + block:
+        ensembles[BLOCK_GRAPH] = _Ensemble(network, stacked[:block], block, OUTPUTS[:1])
+    else:
         (folder / BLOCK_GRAPH).unlink(missing_ok=True)
     differences = {
         name: _write(ensemble, folder / name, images) for name, ensemble in ensembles.items()
@@ -231,7 +231,7 @@ def member_outputs(
     logits, features = [], []
     for first in range(0, len(images), batch_size):
         batch = {"images": images[first : first + batch_size]}
-        of_all, features_of_all = graph.run(["logits", "features"], batch)
+        of_all, features_of_all = graph.run(OUTPUTS, batch)
         logits.append(of_all)
         features.append(features_of_all[:, :group].copy())
     return Outputs(np.concatenate(logits), np.concatenate(features))

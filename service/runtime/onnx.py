@@ -21,6 +21,7 @@ from models.bundle import (
     BLOCK_GROUPS,
     GRAPH,
     GROUP_GRAPH,
+    OUTPUTS,
     WEIGHTS,
     Bundle,
     initializer_name,
@@ -32,7 +33,6 @@ from service.runtime import Floats
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 INPUT = "images"
-OUTPUTS = ["logits", "features"]
 NONE: Mapping[str, Floats] = {}
 
 _UNTOLD = np.zeros((0, 0, 0), dtype=np.float32)
@@ -70,6 +70,11 @@ class OnnxRuntime:
     together: int = TOGETHER
     name: str = "onnx"
 
+    @property
+    def block(self) -> int:
+        """Members in a block."""
+        return BLOCK_GROUPS * self.group
+
     def evaluate(self, seen: int, until: int, images: Floats) -> Outputs:
         """Outputs on images [B, C, H, W] of the members from number `seen` up to before `until`.
 
@@ -92,11 +97,10 @@ class OnnxRuntime:
 
     def _asked(self, seen: int, until: int, few: bool) -> Iterator[Any]:
         """The sessions of these members, in their order."""
-        block = BLOCK_GROUPS * self.group
         while seen < until:
-            whole = self.blocks.get(seen) if few and seen + block <= until else None
+            whole = self.blocks.get(seen) if few and seen + self.block <= until else None
             yield whole or self.sessions[seen // self.group]
-            seen += block if whole else self.group
+            seen += self.block if whole else self.group
 
     @cached_property
     def _adds_up_otherwise_alone(self) -> bool:
@@ -143,32 +147,31 @@ def open_runtime(bundle: Bundle, device: str, threads: int) -> OnnxRuntime:
             for first in range(0, members.count, members.group)
         ]
     _check_interface(sessions[0], file)
-    return _with_blocks(
-        OnnxRuntime(
-            tuple(sessions),
-            weights,
-            members.group,
-            device,
-            members.count,
-            members.count // len(sessions),
-            together=TOGETHER * threads if device == "cpu" else sys.maxsize,
-        ),
-        bundle.path / BLOCK_GRAPH,
-        threads,
+    runtime = OnnxRuntime(
+        tuple(sessions),
+        weights,
+        members.group,
+        device,
+        members.count,
+        members.count // len(sessions),
+        together=TOGETHER * threads if device == "cpu" else sys.maxsize,
     )
+    if device == "cuda":
+        return runtime
+    return _with_blocks(runtime, bundle.path / BLOCK_GRAPH, threads)
 
 
 def _with_blocks(runtime: OnnxRuntime, graph: Path, threads: int) -> OnnxRuntime:
     """The same with blocks, if there is a graph of them, they are small, and they say the same."""
-    block = BLOCK_GROUPS * runtime.group
-    size = sum(values[:block].nbytes for values in runtime.weights.values())
-    if not graph.exists() or not runtime.weights or size > SMALL_BYTES:
+    block, weights = runtime.block, runtime.weights
+    size = sum(values[:block].nbytes for values in weights.values())
+    if not graph.exists() or size > SMALL_BYTES:
         return runtime
     starts = range(runtime.group, runtime.members - block + 1, block)
     quicker = replace(
         runtime,
         blocks={
-            first: _session(graph, _options(threads, runtime.weights, first, block), [CPU])
+            first: _session(graph, _options(threads, weights, first, block), [CPU])
             for first in starts
         },
     )
@@ -240,7 +243,7 @@ def _check_interface(session: Any, graph: Path) -> None:
     outputs = [entry.name for entry in session.get_outputs()]
     if inputs != [INPUT] or not set(OUTPUTS) <= set(outputs):
         raise EngineError(
-            f"{graph}: takes {inputs} and gives {outputs}, expected {[INPUT]} and {OUTPUTS}"
+            f"{graph}: takes {inputs} and gives {outputs}, expected {[INPUT]} and {[*OUTPUTS]}"
         )
 
 
